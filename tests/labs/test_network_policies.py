@@ -163,9 +163,10 @@ def test_policies_of_cilium_hold_beside_every_proxy_mode(lab: Lab, mode: str, pr
     assert_verdicts_of_services(lab)
 
 
-def test_changes_take_effect_at_once(lab: Lab) -> None:
+@pytest.mark.parametrize("cni", ["bridge", "cilium"])
+def test_changes_take_effect_at_once(lab: Lab, cni: str) -> None:
     """Labels of pods and namespaces, named ports, new pods, and deleted policies."""
-    lab.up(CLIENTS + WEB + POLICY)
+    lab.up(CLIENTS + WEB + POLICY, "--cni", cni)
     friend, stranger, neighbour = (
         lab.pod("friend"),
         lab.pod("stranger"),
@@ -186,6 +187,7 @@ def test_changes_take_effect_at_once(lab: Lab) -> None:
     lab.run("delete", "netpol", "web")
     wait_for(lambda: all(reached(lab, friend)), "pods that no policy isolates")
     assert "network-policy" not in lab.inside(lab.place("nodes", "worker"), "nft", "list", "tables")
+    assert lab.run("diff", status=None).status == 0
 
 
 def test_the_engine_of_a_running_lab_can_change(lab: Lab) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
-from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, numbers_by_labels
+from kubenetlab.datapath.identities import ClusterPod, cluster_pods, numbers_by_labels
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -27,6 +28,8 @@ from kubenetlab.hoststate.rules.rulesets import (
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 _Key = tuple[str, str]
+_Numbered = tuple[ClusterPod, int]
+"""A pod, and the number of its set of labels."""
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
@@ -35,7 +38,9 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     cache = context.cache
     pods = cluster_pods(context.cluster, cache)
     numbers = numbers_by_labels(context.cluster, cache)
-    rules = cache.each("endpoint rules", _pod_rules, pods, context.cni, numbers)
+    current = {key: (pod, numbers[pod.labels]) for key, pod in pods.items()}
+    numbered = cache.from_former("numbered pods", partial(_numbered, current), current)
+    rules = cache.each("endpoint rules", _pod_rules, numbered, context.cni)
     rule_set = cache.follow("endpoint rule set", _rule_set, rules)
     component = mode_name("cni", context.cni)
     for node in context.nodes:
@@ -45,6 +50,18 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
             former = context.policies_of(node).rules.identities
             known = _last_rule_set(context, stopped, rules, former)
         yield node.name, (node.netns, node.name, known, component)
+
+
+def _numbered(
+    current: Mapping[_Key, _Numbered],
+    former: tuple[Mapping[_Key, _Numbered], VersionedMap[_Key, _Numbered]] | None,
+) -> VersionedMap[_Key, _Numbered]:
+    """Return pods with their identities; unchanged ones are the same values as before."""
+    known = former[1] if former is not None else VersionedMap[_Key, _Numbered]()
+    changes: dict[_Key, _Numbered | None] = dict.fromkeys(known.keys() - current.keys())
+    for key, now in current.items():
+        changes[key] = before if (before := known.get(key)) == now else now
+    return known.with_changes(changes)
 
 
 def _last_rule_set(
@@ -79,10 +96,8 @@ def _last_rule_set(
     )
 
 
-def _pod_rules(
-    pod: ClusterPod, cni: CNI, numbers: Mapping[Labels, int]
-) -> SubjectRules[RuleObject] | None:
-    return cni.cluster_pod(pod, numbers[pod.labels])
+def _pod_rules(numbered: _Numbered, cni: CNI) -> SubjectRules[RuleObject] | None:
+    return cni.cluster_pod(*numbered)
 
 
 def _rule_set(

@@ -51,7 +51,7 @@ from typing import Final
 from kubenetlab.api.containers import Protocol
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
-from kubenetlab.datapath.modes import ModeOptions, PodNetwork
+from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.identity_rules import PeerVerdicts
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName
@@ -89,6 +89,7 @@ _NO_RANGE_OF_IPV4: Final = ("0.0.0.0/0", 0)
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
+    needs = Needs(programs=("libbpf.so.1",), own_features=("tc programs",), root="eBPF programs")
     enforced_kinds = (NetworkPolicy, *TIER_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
@@ -128,13 +129,11 @@ class Mode(ModeOptions, frozen=True):
         )
 
     def endpoint(
-        self, pod: PolicyPod, link: str, identity: int, sets: tuple[PolicySet, ...]
+        self, name: str, link: str, identity: int, sets: tuple[PolicySet, ...]
     ) -> tuple[tuple[RuleObject, ...], tuple[RuleObject, ...]]:
         number = int(link.removeprefix(POD_LINK_PREFIX), 16)
         own = (
-            CiliumPoliced(
-                "", pod.full_name, number, _SCOPES[each.direction], each.text, each.has_tiers
-            )
+            CiliumPoliced("", name, number, _SCOPES[each.direction], each.text, each.has_tiers)
             for each in sets
         )
         by_identity = (

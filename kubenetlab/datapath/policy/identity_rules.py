@@ -63,11 +63,11 @@ class IdentityEngine(Protocol):
         """Return the objects with the verdicts of some policies, which pods may share."""
 
     def endpoint(
-        self, pod: PolicyPod, link: str, identity: int, sets: tuple[PolicySet, ...]
+        self, name: str, link: str, identity: int, sets: tuple[PolicySet, ...]
     ) -> tuple[tuple[RuleObject, ...], tuple[RuleObject, ...]]:
         """Return the objects that apply sets of policies to a pod, and those that pods may share.
 
-        link: its link on the node. identity: that of its labels.
+        name: `namespace/name`. link: its link on the node. identity: that of its labels.
         """
 
 
@@ -138,57 +138,55 @@ def _of_nodes(
 ) -> dict[str, dict[ObjectKey, Rules]]:
     tables = {version: _interned(cache, version, table) for version, table in tables.items()}
     attachments = cluster.by_key(Attachment)
-    sets: dict[tuple[int, tuple[NamedPort, ...], Direction], PolicySet | None] = {}
+    known: dict[tuple[int, tuple[NamedPort, ...]], tuple[PolicySet, ...]] = {}
     objects: dict[str, tuple[RuleObject, ...]] = {}
     result: dict[str, dict[ObjectKey, Rules]] = {}
     for key, each in isolated.items():
-        own: list[PolicySet] = []
-        for direction in _DIRECTIONS:
-            ports = each.pod.named_ports if direction == "Ingress" else ()
-            known = id(each.policies), ports, direction
-            if known not in sets:
-                sets[known] = _policy_set(direction, each.policies, ports)
-            if (policy_set := sets[known]) is not None:
-                own.append(policy_set)
-        for policy_set in own:
-            if policy_set.text not in objects:
-                inputs = tuple(_inputs(policy_set, tables).items())
-                objects[policy_set.text] = cache(
-                    ("verdicts", engine, policy_set.text),
-                    partial(_verdicts, engine, policy_set),
-                    inputs,
-                )
-        result.setdefault(each.pod.node, {})[key] = cache.by_identity(
+        sets = cache.by_identity(("sets of policies", key), partial(_sets, each, known), each)
+        for policies in sets:
+            if policies.text not in objects:
+                objects[policies.text] = _objects(cache, engine, policies, tables)
+        shared = tuple(objects[policies.text] for policies in sets)
+        result.setdefault(each.pod.node, {})[key] = cache(
             ("endpoint", engine, key),
-            partial(
-                _endpoint,
-                engine,
-                each.pod,
-                attachments[key].host_ifname,
-                numbers[key],
-                tuple(own),
-                tuple(obj for policy_set in own for obj in objects[policy_set.text]),
-            ),
-            each,
+            partial(_endpoint, engine),
+            each.pod.full_name,
             attachments[key].host_ifname,
             numbers[key],
-            *(objects[policy_set.text] for policy_set in own),
-            *([()] * (len(_DIRECTIONS) - len(own))),
+            sets,
+            shared,
         )
     return result
 
 
 def _endpoint(
     engine: IdentityEngine,
-    pod: PolicyPod,
+    name: str,
     link: str,
     number: int,
     sets: tuple[PolicySet, ...],
-    shared: tuple[RuleObject, ...],
+    shared: tuple[tuple[RuleObject, ...], ...],
 ) -> Rules:
-    objects, others = engine.endpoint(pod, link, number, sets)
-    unique = {obj.key: obj for obj in (*shared, *others)}
-    return SubjectRules(objects[0].backend, "", pod.full_name, objects, tuple(unique.values()))
+    objects, others = engine.endpoint(name, link, number, sets)
+    unique = {obj.key: obj for of_set in (*shared, others) for obj in of_set}
+    return SubjectRules(objects[0].backend, "", name, objects, tuple(unique.values()))
+
+
+def _sets(
+    isolated: Isolated, known: dict[tuple[int, tuple[NamedPort, ...]], tuple[PolicySet, ...]]
+) -> tuple[PolicySet, ...]:
+    """Return the policies of a pod in each direction.
+
+    known: those of other pods, by the identity of the policies and the ports of the pod.
+    """
+    key = id(isolated.policies), isolated.pod.named_ports
+    if key not in known:
+        found = (
+            _policy_set(direction, isolated.policies, isolated.pod.named_ports)
+            for direction in _DIRECTIONS
+        )
+        known[key] = tuple(policies for policies in found if policies is not None)
+    return known[key]
 
 
 def _policy_set(
@@ -197,7 +195,7 @@ def _policy_set(
     """Return the policies of a pod in one direction; None without any."""
     own = tuple(policy for policy in policies if policy.direction == direction)
     names = {name for policy in own for rule in policy.rules for name in rule.port_names}
-    known = {(name.name, name.protocol) for name in names}
+    known = {(name.name, name.protocol) for name in names} if direction == "Ingress" else set()
     used = tuple(port for port in ports if port[:2] in known)
     return PolicySet(direction, own, used) if own else None
 
@@ -221,22 +219,30 @@ def _itself(value: T) -> T:
     return value
 
 
-def _inputs(policies: PolicySet, tables: Mapping[int, PeerTable]) -> Mapping[int, _Inputs]:
-    groups = dict.fromkeys(group for rule in policies.rules for group in rule.groups)
-    is_egress = policies.direction == "Egress"
-    names = {name for rule in policies.rules for name in rule.port_names} if is_egress else set()
-    return {
-        version: _Inputs(
-            {group: table.by_group[group] for group in groups},
-            {
-                ranges: table.by_ranges[ranges]
-                for rule in policies.rules
-                if (ranges := peer_ranges(rule, version))
-            },
-            {name: table.by_name[name] for name in sorted(names)},
+def _objects(
+    cache: PlanCache,
+    engine: IdentityEngine,
+    policies: PolicySet,
+    tables: Mapping[int, PeerTable],
+) -> tuple[RuleObject, ...]:
+    """Return the objects of some policies, computed again if the identities of peers changed."""
+    inputs = tuple(
+        (
+            version,
+            _Inputs(
+                {group: table.by_group[group] for group in policies.groups},
+                {
+                    ranges: table.by_ranges[ranges]
+                    for rule in policies.rules
+                    if rule.ranges and (ranges := peer_ranges(rule, version))
+                },
+                {name: table.by_name[name] for name in policies.destination_names},
+            ),
         )
         for version, table in tables.items()
-    }
+    )
+    key = "verdicts", engine, policies.text
+    return cache(key, partial(_verdicts, engine, policies), inputs)
 
 
 def _verdicts(

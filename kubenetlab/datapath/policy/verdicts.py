@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.datapath.policy.common import digest, isolation_log_prefix, rule_comment
-from kubenetlab.datapath.policy.members import NamedPort
+from kubenetlab.datapath.policy.members import NamedPort, PodGroup
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
 from kubenetlab.datapath.policy.stages import Stage, stages
 
@@ -35,13 +36,14 @@ class PolicySet(Struct, frozen=True, dict=True):
     @cached_property
     def text(self) -> str:
         """Text that is different for different policies."""
-        return f"{self.direction} {digest(repr((self.policies, self.named_ports)))}"
+        content = msgspec.json.encode((self.policies, self.named_ports))
+        return f"{self.direction} {digest(content.decode())}"
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         return stages(self.policies, self.direction)
 
-    @property
+    @cached_property
     def has_tiers(self) -> bool:
         """True if some policies apply to connections of a pod to itself and to its own node."""
         return not all(stage.spares_own_node for stage in self.stages)
@@ -49,6 +51,18 @@ class PolicySet(Struct, frozen=True, dict=True):
     @property
     def rules(self) -> Iterator[PolicyRule]:
         return (rule for policy in self.policies for rule in policy.rules)
+
+    @cached_property
+    def groups(self) -> tuple[PodGroup, ...]:
+        """Groups of pods that rules refer to."""
+        return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
+
+    @cached_property
+    def destination_names(self) -> tuple[PortName, ...]:
+        """Names of ports of other pods that rules refer to."""
+        if self.direction == "Ingress":
+            return ()
+        return tuple(dict.fromkeys(name for rule in self.rules for name in rule.port_names))
 
 
 class Verdict(NamedTuple):

@@ -75,11 +75,12 @@ _MAPS: Final = (
     "cilium_config",
     "cilium_lxc",
     "cilium_ipcache",
-    "cilium_policy",
-    "cilium_policed",
     "cilium_cidr",
+    "cilium_policed",
+    "cilium_policy",
     "cilium_rules",
 )
+"""Maps in the order in which entries that are not desired are deleted: references come first."""
 
 
 def _names_of(maps: Mapping[str, Mapping[bytes, bytes]]) -> Mapping[bytes, str]:

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.identities import numbers_of
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.members import policy_pods
+from kubenetlab.datapath.policy.peers import PeerTable, peer_table
+from kubenetlab.datapath.policy.rules import isolating as isolating_of
 from kubenetlab.datapath.policy.verdicts import PORT_BITS, port_prefixes
 from kubenetlab.hoststate.rules.bpf_objects import BpfObject
 from kubenetlab.hoststate.rules.cilium_entries import FIRST_LABEL_IDENTITY, POLICY_PREFIX
@@ -19,12 +25,21 @@ from kubenetlab.hoststate.rules.cilium_policies import (
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.observe.policies.evaluator import Evaluator
+from tests.clusters import applied, running
 from tests.examples import examples
-from tests.policies import POLICIES, TRAFFIC, node_rules, with_policies
+from tests.policies import POLICIES, TRAFFIC, cilium_cluster, node_rules, pod, with_policies
 from tests.policy_maps import PolicyMaps
 from tests.tier_policies import WORLDS, Document, parties_of, with_tiers
 
 FIRST_OWN_IDENTITY = 1 << 24
+
+
+def peer_table_of(cluster: Cluster) -> PeerTable:
+    """Return the identities of IPv4 for the NetworkPolicies of a cluster."""
+    cache = PlanCache()
+    entries = [entry for policy in cluster.all(NetworkPolicy) for entry in isolating_of(policy)]
+    numbers = numbers_of(cluster, cache)
+    return peer_table(4, entries, policy_pods(cluster, cache), numbers, {})
 
 
 def objects(cluster: Cluster) -> list[RuleObject]:
@@ -109,6 +124,24 @@ def test_named_ports_are_those_of_the_destination() -> None:
         "ingress": [],
     }
     assert_same_verdicts(with_policies([{"namespace": "default", "spec": spec}]))
+
+
+def test_pods_that_labels_do_not_distinguish_have_own_identities() -> None:
+    """Two pods with the same labels have a port with the same name, by different numbers."""
+    spec = {
+        "podSelector": {},
+        "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"port": "http"}]}],
+        "ingress": [],
+    }
+    twin = pod("default/web").replace("8080", "80").replace("name: web", "name: twin")
+    same = twin.replace("app: web", "app: web, tier: front")
+    cluster = with_policies([{"namespace": "default", "spec": spec}])
+    worlds = running(applied(cilium_cluster(), same)).with_changes(cluster.all(NetworkPolicy))
+    table = peer_table_of(worlds)
+    assert table.addresses.keys() == {"10.244.1.2", "10.244.1.6"}
+    ports = {number: port for found in table.by_name.values() for number, port in found}
+    assert [ports[table.addresses[each]] for each in sorted(table.addresses)] == [8080, 80]
 
 
 def test_long_prefixes_are_set_first_and_deleted_last() -> None:
