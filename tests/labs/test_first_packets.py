@@ -24,6 +24,7 @@ MODES = (
     ("bridge,layout=routed", "iptables"),
     ("calico", "iptables"),
     ("kube-router", "nftables"),
+    ("cilium", "ebpf"),
 )
 POLICIES = """\
 apiVersion: networking.k8s.io/v1

@@ -74,10 +74,11 @@ CHANGES = {
 """Changes after which `client` does not reach `web` any more."""
 
 
-@pytest.fixture(scope="module", params=["nftables", "iptables"])
+@pytest.fixture(scope="module", params=["nftables", "iptables", "ebpf"])
 def enforcing(request: pytest.FixtureRequest) -> Iterator[Lab]:
     for lab in new_lab():
-        lab.up(DUAL + TEAM + CLIENT + WEB + POLICY, "--policy", request.param)
+        cni = "cilium" if request.param == "ebpf" else "bridge"
+        lab.up(DUAL + TEAM + CLIENT + WEB + POLICY, "--policy", request.param, "--cni", cni)
         yield lab
 
 

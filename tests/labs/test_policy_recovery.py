@@ -66,10 +66,11 @@ BY_TEAM = replaced(
 """Other rules, sets and chains with the same verdicts."""
 
 
-@pytest.fixture(scope="module", params=["nftables", "iptables"])
+@pytest.fixture(scope="module", params=["nftables", "iptables", "ebpf"])
 def enforcing(request: pytest.FixtureRequest) -> Iterator[Lab]:
     for lab in new_lab():
-        lab.up(CLIENTS + WEB + BY_ROLE, "--policy", request.param)
+        cni = "cilium" if request.param == "ebpf" else "bridge"
+        lab.up(CLIENTS + WEB + BY_ROLE, "--policy", request.param, "--cni", cni)
         yield lab
 
 
