@@ -1,4 +1,4 @@
-"""Changes of members of IP sets by netlink messages: the same sets as by the program."""
+"""Changes and listings of IP sets by netlink messages: the same as by the program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from kubenetlab.hoststate.rules.ipset import IpsetRules, Member, Set, parse, update
 from kubenetlab.hoststate.rules.ipset_messages import member_messages
+from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules import ipset
 from kubenetlab.kernel.rules.backends import RulesError
+from kubenetlab.kernel.rules.ipset_listing import read_members
 from tests.examples import examples
 
 pytestmark = pytest.mark.skipif(
@@ -45,6 +47,11 @@ def members(loader: ipset.Ipset) -> dict[str, list[str]]:
     return {name: sorted(items) for name, items in parse(loader.text()).items()}
 
 
+def listed() -> dict[str, list[str]]:
+    with closing(sockets.open_socket(sockets.NETLINK_NETFILTER)) as connection:
+        return {name: sorted(items) for name, items in read_members(connection).items()}
+
+
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("type_", TYPES)
 @settings(max_examples=examples(15))
@@ -65,6 +72,7 @@ def test_messages_change_the_same_members(type_: str, version: int, data: st.Dat
             assert requests.apply(messages)
         result = members(loader)
         assert result["M"] == result["P"]
+        assert listed() == result
         loader.restore("destroy P\ndestroy M\n")
 
 
@@ -75,7 +83,7 @@ def test_ports_of_a_bitmap_are_changed() -> None:
         loader.run(update([], ports))
         full = [*ports, Member("n", "KUBE-P", "0"), Member("n", "KUBE-P", "30080")]
         loader.run(update(ports, full))
-        assert members(loader) == {"KUBE-P": ["0", "30080"]}
+        assert members(loader) == listed() == {"KUBE-P": ["0", "30080"]}
 
 
 SETS: list[IpsetRules] = [
@@ -93,7 +101,8 @@ def without_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_members_change_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More members than one batch has are added and deleted again."""
+    """More members than one batch has are added, compared, and deleted again."""
+    monkeypatch.setattr(ipset, "CHECK_INTERVAL_S", 0)
     many = [
         *SETS,
         *(
@@ -106,7 +115,9 @@ def test_members_change_without_a_process(monkeypatch: pytest.MonkeyPatch) -> No
         with monkeypatch.context() as patch:
             without_program(patch)
             loader.run(update(SETS, many))
-        assert len(members(loader)["cali40s:a"]) == 601
+            assert not loader.has_drift()
+        assert members(loader) == listed()
+        assert len(listed()["cali40s:a"]) == 601
         with monkeypatch.context() as patch:
             without_program(patch)
             loader.run(update(many, SETS))
@@ -135,6 +146,24 @@ def test_members_of_another_form_are_refused(item: str) -> None:
         with pytest.raises(RulesError, match=f"add -exist cali40s:a {item}"):
             loader.run(update(SETS, wrong))
         assert members(loader) == {"cali40s:a": ["192.0.2.1"]}
+
+
+@pytest.mark.parametrize(
+    "type_",
+    ["hash:ip family inet timeout 600", "hash:ip family inet comment", "list:set"],
+)
+def test_sets_of_other_types_are_listed_by_the_program(
+    type_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes may have any type: drift of the lab's own sets is still found."""
+    monkeypatch.setattr(ipset, "CHECK_INTERVAL_S", 0)
+    item = "cali40s:a" if type_ == "list:set" else "192.0.2.9"
+    with closing(ipset.open_loader()) as loader:
+        loader.run(update([], SETS))
+        loader.restore(f"create OTHER {type_}\nadd OTHER {item}\n")
+        assert not loader.has_drift()
+        loader.restore("add cali40s:a 192.0.2.3\n")
+        assert loader.has_drift()
 
 
 def test_sets_of_another_loader_are_changed_by_the_program() -> None:

@@ -119,7 +119,14 @@ def attributes(data: memoryview) -> Attributes:
 
     Raises WireError when an attribute is cut short.
     """
-    values: Attributes = {}
+    return dict(each_attribute(data))
+
+
+def each_attribute(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and value of each attribute; a list has many of one type.
+
+    Raises WireError when an attribute is cut short.
+    """
     offset = 0
     while offset < len(data):
         if offset + _ATTRIBUTE.size > len(data):
@@ -127,9 +134,8 @@ def attributes(data: memoryview) -> Attributes:
         size, type_ = _ATTRIBUTE.unpack_from(data, offset)
         if size < _ATTRIBUTE.size or offset + size > len(data):
             raise WireError("cut short in an attribute")
-        values[type_ & NLA_TYPE_MASK] = data[offset + _ATTRIBUTE.size : offset + size]
+        yield type_ & NLA_TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + size]
         offset += (size + 3) & ~3
-    return values
 
 
 def as_number(value: memoryview) -> int:

@@ -209,11 +209,11 @@ def members_after(before: Contents, restore: IpsetRestore) -> Contents:
     }
 
 
-def matches(expected: Contents, saved: str) -> bool:
-    """Return True if `ipset save` printed these sets, and no others with their owners' prefixes."""
+def matches(expected: Contents, actual: Mapping[str, Iterable[str]]) -> bool:
+    """Return True if these sets exist, and no others with their owners' prefixes."""
     owners = tuple({owner(name) for name in expected})
     return expected == {
-        name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)
+        name: frozenset(items) for name, items in actual.items() if name.startswith(owners)
     }
 
 

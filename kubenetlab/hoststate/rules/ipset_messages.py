@@ -14,11 +14,15 @@ from kubenetlab.hoststate.netlink.wire import attribute, message, nested, string
 
 _SUBSYSTEM: Final = 6 << 8
 """NFNL_SUBSYS_IPSET."""
+LIST: Final = _SUBSYSTEM | 7
+"""IPSET_CMD_LIST."""
 _COMMANDS: Final = {"add": _SUBSYSTEM | 9, "del": _SUBSYSTEM | 10}
 _HEADER: Final = bytes((2, 0, 0, 0))
 """AF_INET, which does not matter, and version 0."""
 _PROTOCOL: Final = attribute(1, b"\x06")
 """The oldest version that all kernels accept."""
+PROTOCOL_AND_HEADER: Final = _HEADER + _PROTOCOL
+"""Begin of every request."""
 _SETNAME, _DATA = 2, 7
 _IP, _CIDR, _PORT, _PROTO, _IP2, _CIDR2 = 1, 3, 4, 7, 20, 21
 _NET_BYTEORDER: Final = 0x4000
@@ -56,7 +60,7 @@ def _message(words: list[str], types: Mapping[str, str]) -> bytes:
         raise ValueError(option)
     data = nested(_DATA, *_ENCODERS[types[name]](item))
     # Without NLM_F_EXCL the kernel accepts members that exist, or are missing.
-    return message(_COMMANDS[command], 0, _HEADER + _PROTOCOL + string(_SETNAME, name) + data)
+    return message(_COMMANDS[command], 0, PROTOCOL_AND_HEADER + string(_SETNAME, name) + data)
 
 
 def _address(type_: int, text: str) -> bytes:

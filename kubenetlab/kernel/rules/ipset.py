@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.rules.ipset import (
@@ -20,17 +20,19 @@ from kubenetlab.hoststate.rules.ipset import (
     failed_line,
     matches,
     members_after,
+    parse,
 )
 from kubenetlab.hoststate.rules.ipset_messages import created_types, member_messages
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
+from kubenetlab.kernel.rules.ipset_listing import UnknownFormError, read_members
 from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
 
 PROGRAM: Final = "ipset"
 INSTALL_HINT: Final = "install it with: apt-get install ipset"
 CHECK_INTERVAL_S: Final = 10.0
-"""Time between two checks for changes made by others, in seconds; each one starts a process."""
+"""Time between two checks for changes made by others, in seconds; each one reads all members."""
 
 BATCH_SIZE: Final = 256
 """Number of requests sent at once: about 20 KB, of which the kernel returns those it refuses."""
@@ -58,6 +60,7 @@ class Ipset:
     def __init__(self) -> None:
         self._programs = ProgramRunner()
         self._requests = NetlinkRequests()
+        self._listing = sockets.open_socket(sockets.NETLINK_NETFILTER)
         self._types: dict[str, str] = {}
         """Type of each set that was created here, by its name."""
         self._desired: Contents = {}
@@ -84,7 +87,14 @@ class Ipset:
         if not self._desired or time.monotonic() < self._next_check_at:
             return False
         self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
-        return not matches(self._desired, self.text())
+        return not matches(self._desired, self._members())
+
+    def _members(self) -> Mapping[str, Iterable[str]]:
+        """Return the members of all sets; the program knows types that the lab does not use."""
+        try:
+            return read_members(self._listing)
+        except (UnknownFormError, OSError):
+            return parse(self.text())
 
     def restore(self, text: str) -> None:
         """Run `ipset restore` with this input."""
@@ -118,6 +128,7 @@ class Ipset:
     def close(self) -> None:
         self._programs.close()
         self._requests.close()
+        self._listing.close()
 
     def _run(self, arguments: list[str], text: str = "") -> str:
         result = self._programs.run([PROGRAM, *arguments], text)
