@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,6 +31,8 @@ POLICIES = policy(
     "{cidr: 172.18.0.0/16}}]}]}",
     "quiet",
 )
+LONG_S = 120
+"""Deadline of probes, in seconds, that no test reaches."""
 CNI_OF = {"nftables": "bridge", "iptables": "bridge", "ebpf": "cilium"}
 
 
@@ -182,6 +185,30 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
         run("policy", "log", "--lab", lab.name, "--node", "worker").out
         == "no policy has dropped a packet\n"
     )
+
+
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_denied_probes_end_when_a_node_drops_them(lab: Lab, engine: str, tmp_path: Path) -> None:
+    """Pods, Services and pings; both ends; probes that fail, too. None takes its long deadline."""
+    lab.up(CLUSTER + PODS + POLICIES, "--policy", engine)
+    table = tmp_path / "expect.yaml"
+    table.write_text(
+        "- {from: far, to: default/web, port: 8080, expect: deny}\n"
+        "- {from: far, to: 'svc:default/web', port: 80, expect: deny}\n"
+        "- {from: agent, to: default/web, port: 8080, expect: allow}\n"
+        "- {from: agent, to: default/web, port: 8081, protocol: UDP, expect: allow}\n"
+        "- {from: agent, to: default/web, expect: deny}\n"
+        "- {from: 'node:worker2', to: default/web, port: 8080, expect: deny}\n"
+        "- {from: client, to: default/web, port: 8080, expect: allow}\n"
+    )
+    started = time.monotonic()
+    result = lab.run(
+        "check", "-f", str(table), "--deadline", str(LONG_S), "-o", "json", status=1
+    ).json
+    assert time.monotonic() - started < LONG_S
+    verdicts = [(row["found"], row["state"]) for row in result["checks"]]
+    holds, fails = ("silence", "holds"), ("silence", "fails")
+    assert verdicts == [holds, holds, fails, fails, holds, holds, ("answer", "holds")]
 
 
 def test_a_lab_without_an_engine_has_no_log(lab: Lab) -> None:
