@@ -88,6 +88,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/policies/": (
         "policy_probes",
         "cluster_network_policies",
+        "random_policies",
         "policy_assistant",
         "cyclonus",
     ),
@@ -201,6 +202,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy_changes",
         "policy_recovery",
         "first_packets",
+        "random_policies",
+        "policy_drift",
     ),
     "kubenetlab/lab/agent/guarded_pods": ("first_packets",),
     "kubenetlab/lab/agent/builder": ("first_packets", "policy_recovery"),

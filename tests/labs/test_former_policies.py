@@ -25,12 +25,7 @@ WEB = "".join(
     pod(name, meta=f", labels: {{app: web, on: {node}}}", spec=f", nodeName: {node}")
     for name, node in (("web1", "worker"), ("web2", "worker2"))
 )
-DAEMON_SETS = {
-    "calico": "calico-node",
-    "cilium": "cilium",
-    "kube-router": "kube-router",
-    "weave": "weave-net",
-}
+MODES = ("calico", "kube-router", "weave", "cilium")
 
 
 def reached(lab: Lab, source: str) -> dict[str, bool]:
@@ -44,7 +39,7 @@ def outcome(cut_off: bool, elsewhere: bool) -> dict[str, bool]:
     return {"web1": cut_off, "web2": elsewhere}
 
 
-@pytest.mark.parametrize("cni", DAEMON_SETS)
+@pytest.mark.parametrize("cni", MODES)
 def test_the_node_keeps_its_policies_until_the_agent_is_back(lab: Lab, cni: str) -> None:
     """A changed policy, a changed label, a new and a deleted policy; every command says so."""
     require(cni)

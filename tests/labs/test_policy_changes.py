@@ -18,6 +18,7 @@ from tests.clusters import DUAL, pod, replaced
 from tests.labs.conftest import new_lab
 from tests.labs.datagram_streams import Stream, streaming
 from tests.labs.lab import Lab
+from tests.labs.test_pod_networks import require
 from tests.patience import patiently
 
 IN_FORCE_WITHIN_S = patiently(0.2)
@@ -73,12 +74,20 @@ CHANGES = {
 }
 """Changes after which `client` does not reach `web` any more."""
 
+ENGINES = {
+    "nftables": ("--policy", "nftables"),
+    "iptables": ("--policy", "iptables"),
+    "ebpf": ("--cni", "cilium", "--policy", "ebpf"),
+}
+"""Policy engine → options of `up`."""
 
-@pytest.fixture(scope="module", params=["nftables", "iptables", "ebpf"])
+
+@pytest.fixture(scope="module", params=ENGINES)
 def enforcing(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    options = ENGINES[request.param]
+    require("cilium" if request.param == "ebpf" else "bridge")
     for lab in new_lab():
-        cni = "cilium" if request.param == "ebpf" else "bridge"
-        lab.up(DUAL + TEAM + CLIENT + WEB + POLICY, "--policy", request.param, "--cni", cni)
+        lab.up(DUAL + TEAM + CLIENT + WEB + POLICY, *options)
         yield lab
 
 

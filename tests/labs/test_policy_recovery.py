@@ -21,6 +21,7 @@ from tests.clusters import pod, replaced
 from tests.labs.conftest import new_lab
 from tests.labs.datagram_streams import Stream, streaming
 from tests.labs.lab import Lab, descendants, title_of, wait_for
+from tests.labs.test_pod_networks import require
 
 CHANGES = 3
 MAX_DELAY_S = 0.04
@@ -65,12 +66,20 @@ BY_TEAM = replaced(
 )
 """Other rules, sets and chains with the same verdicts."""
 
+ENGINES = {
+    "nftables": ("--policy", "nftables"),
+    "iptables": ("--policy", "iptables"),
+    "ebpf": ("--cni", "cilium", "--policy", "ebpf"),
+}
+"""Policy engine → options of `up`."""
 
-@pytest.fixture(scope="module", params=["nftables", "iptables", "ebpf"])
+
+@pytest.fixture(scope="module", params=ENGINES)
 def enforcing(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    options = ENGINES[request.param]
+    require("cilium" if request.param == "ebpf" else "bridge")
     for lab in new_lab():
-        cni = "cilium" if request.param == "ebpf" else "bridge"
-        lab.up(CLIENTS + WEB + BY_ROLE, "--policy", request.param, "--cni", cni)
+        lab.up(CLIENTS + WEB + BY_ROLE, *options)
         yield lab
 
 
