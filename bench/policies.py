@@ -32,7 +32,12 @@ from kubenetlab.lab.paths import LAB_API
 
 ROUNDS = 5
 PODS, POLICIES = 1000, 1000
-ENGINES = ("nftables", "iptables")
+ENGINES = {
+    "nftables": ("--policy", "nftables"),
+    "iptables": ("--policy", "iptables"),
+    "ebpf": ("--policy", "ebpf", "--cni", "cilium"),
+}
+"""Policy engine → options of `up`."""
 GROUPS = 50
 """Number of Deployments of the lab, each with a Service."""
 CHANGES, CONNECTIONS = 12, 2000
@@ -112,7 +117,7 @@ def _policies(count: int) -> Iterator[str]:
 def _works(engine: str, manifest: Path) -> bool:
     """Return True if this machine has the engine."""
     try:
-        with lab(manifest, options=("--policy", engine)):
+        with lab(manifest, options=ENGINES[engine]):
             return True
     except Exception as error:  # it is shown, and the other engines are measured
         print(f"{engine} is not measured: {str(error).splitlines()[-1]}\n")
@@ -122,21 +127,26 @@ def _works(engine: str, manifest: Path) -> bool:
 def _print_creation(
     rounds: int, plain: Path, isolated: Path, engines: Sequence[str], policies: int
 ) -> None:
-    durations: dict[str, list[float]] = {engine: [] for engine in ("", *engines)}
+    none, of_cilium = "none", "none, CNI mode cilium"
+    arguments: dict[str, tuple[str, ...]] = {none: ("-f", str(plain))}
+    baselines = {none: none}
+    for engine in engines:
+        baseline = none
+        if engine == "ebpf":
+            baseline = of_cilium
+            arguments[of_cilium] = ("-f", str(plain), "--cni", "cilium")
+            baselines[of_cilium] = of_cilium
+        name = f"{policies:,}, `{engine}`"
+        arguments[name] = ("-f", str(isolated), *ENGINES[engine])
+        baselines[name] = baseline
+    durations: dict[str, list[float]] = {name: [] for name in arguments}
     for _ in range(rounds):
-        for engine, values in durations.items():
+        for name, values in durations.items():
             with lab():
-                arguments = (
-                    ("-f", str(isolated), "--policy", engine) if engine else ("-f", str(plain))
-                )
-                values.append(timed_lab("up", *arguments))
+                values.append(timed_lab("up", *arguments[name]))
     rows = [
-        (
-            f"{policies:,}, `{engine}`" if engine else "none",
-            *spread(values),
-            f"{ratio(values, durations['']):.2f}",
-        )
-        for engine, values in durations.items()
+        (name, *spread(values), f"{ratio(values, durations[baselines[name]]):.2f}")
+        for name, values in durations.items()
     ]
     print(table(("policies", "up", "range", "ratio"), rows))
 
@@ -166,7 +176,7 @@ def _ends(client: Client) -> tuple[str, list[str]]:
 
 def _connect_us(engine: str, manifest: Path) -> float:
     """Return the median time of a connection that the first policy allows, in µs."""
-    with lab(manifest, options=("--policy", engine)):
+    with lab(manifest, options=ENGINES[engine]):
         quiet()
         return _median_connect_us(Client(LAB))
 
@@ -187,7 +197,7 @@ def _measured(engine: str, manifest: Path) -> tuple[list[float], list[float], fl
 
     The first two are in ms, processor time of the agent until then; the last one is in µs.
     """
-    with lab(manifest, options=("--policy", engine)):
+    with lab(manifest, options=ENGINES[engine]):
         quiet()
         client = Client(LAB)
         connect = _median_connect_us(client)

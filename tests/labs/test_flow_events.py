@@ -57,6 +57,25 @@ def test_flows_name_pods_identities_and_services(lab: Lab) -> None:
     assert re.search(rf"Identity: +{numbers['a']}\n", lab.run("inspect", "a").out)
 
 
+def test_flows_show_what_policies_deny(lab: Lab) -> None:
+    """The place says in which direction: at the pod itself, or before the other one."""
+    isolated = (
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut}\n"
+        "spec: {podSelector: {matchLabels: {app: db}}}\n---\n"
+    )
+    lab.up(manifest("ipv4") + "---\n" + isolated)
+    a, c = lab.pod("a"), lab.pod("c")
+    (answer,) = lab.ask(a, ("TCP", c["addresses"][0], 8080))
+    assert answer.error
+    denied = [flow for flow in shown_flows(lab) if flow["reason"] == "Policy denied"]
+    assert denied
+    for flow in denied:
+        assert (flow["verdict"], flow["node"]) == ("dropped", c["node"])
+        assert (flow["source"]["name"], flow["destination"]["name"]) == ("default/a", "default/c")
+    answers = lab.ask(c, ("TCP", a["addresses"][0], 8080))
+    assert not answers[0].error
+
+
 def test_flows_show_drops_with_the_reason(lab: Lab) -> None:
     """As text: node, both ends, and the verdict; only those of the selected node and pod."""
     lab.up(manifest("ipv4"))
