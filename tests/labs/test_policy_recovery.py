@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import yaml
@@ -19,8 +20,13 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from tests.clusters import pod, replaced
 from tests.labs.conftest import new_lab
-from tests.labs.datagram_streams import Stream, streaming
+from tests.labs.datagram_streams import Sender, Stream, streaming
 from tests.labs.lab import Lab, descendants, title_of, wait_for
+from tests.labs.test_first_packets import (
+    AFTER_S,
+    UNTIL_NEIGHBORS_ARE_ASKED_AGAIN_S,
+    datagrams_of,
+)
 from tests.labs.test_pod_networks import require
 
 CHANGES = 3
@@ -100,6 +106,17 @@ def kill(lab: Lab, init: int, roles: Sequence[str]) -> None:
     wait_for(has_successors, "successors")
 
 
+def post(lab: Lab, manifest: str) -> None:
+    """Apply a manifest without waiting for the kernel."""
+    documents = [each for each in yaml.safe_load_all(manifest) if each]
+    Client(lab.name).post(f"{LAB_API}/apply", {"documents": documents})
+
+
+def is_ready(lab: Lab, name: str) -> bool:
+    """Return True for a ready pod of a lab whose agent may be starting."""
+    return any(pod["name"] == name and pod["ready"] for pod in lab.inspected["pods"])
+
+
 @pytest.mark.parametrize("roles", ROLES)
 def test_policies_are_never_open_nor_half_applied(enforcing: Lab, roles: str) -> None:
     """The last change is in force when `apply` of the same objects returns."""
@@ -111,9 +128,7 @@ def test_policies_are_never_open_nor_half_applied(enforcing: Lab, roles: str) ->
             for name, port in (("friend", 7777), ("stranger", 7778), ("outlaw", 7779))
         }
         for number in range(CHANGES):
-            documents = list(yaml.safe_load_all((BY_TEAM, BY_ROLE)[number % 2]))
-            changed = {"documents": [each for each in documents if each]}
-            Client(lab.name).post(f"{LAB_API}/apply", changed)
+            post(lab, (BY_TEAM, BY_ROLE)[number % 2])
             streams["friend"].go_on(rng.random() * MAX_DELAY_S)
             kill(lab, init, ROLES[roles])
         lab.apply(BY_ROLE)
@@ -123,14 +138,51 @@ def test_policies_are_never_open_nor_half_applied(enforcing: Lab, roles: str) ->
     assert len(streams["friend"].passed_at) == streams["friend"].sent
 
 
+@pytest.mark.parametrize("roles", ["node agent", "both"])
+def test_a_new_pod_is_never_open(enforcing: Lab, roles: str) -> None:
+    """Two peers send to its address since before it existed, while the processes die.
+
+    The processes die when its link may exist, and the rules may be missing.
+    """
+    lab, rng = enforcing, random.Random(8)
+    init = lab.inspected["init_pid"]
+    late = replaced(WEB, ("name: web", "name: scout"))
+    lab.apply(late)
+    (address,) = lab.pod("scout")["addresses"]
+    lab.run("delete", "pod", "scout")
+    received = {}
+    for peer in ("stranger", "friend"):
+        name = f"late-{peer}"
+        asking = replaced(
+            late,
+            ("name: scout", f"name: {name}"),
+            (
+                "labels: {app: web}",
+                f'labels: {{app: web}}, annotations: {{kubenetlab.dev/addresses: "{address}"}}',
+            ),
+        )
+        sender = Sender(lab.pod(peer)["netns"], address)
+        sender.go_on(AFTER_S)
+        post(lab, asking)
+        sender.go_on(rng.random() * MAX_DELAY_S)
+        kill(lab, init, ROLES[roles])
+        wait_for(partial(is_ready, lab, name), f"{name} to be ready")
+        assert lab.pod(name)["addresses"] == [address]
+        sender.go_on(UNTIL_NEIGHBORS_ARE_ASKED_AGAIN_S)
+        received[peer] = datagrams_of(lab, name)
+        sender.stop()
+        lab.run("delete", "pod", name)
+    assert received["friend"] > 0
+    assert received["stranger"] == 0
+
+
 def test_a_denial_is_in_force_after_the_recovery(enforcing: Lab) -> None:
     """The processes die right after the reply of the API, and the rules change nevertheless."""
     lab = enforcing
     init, web, friend = lab.inspected["init_pid"], lab.pod("web"), lab.pod("friend")
     denied = replaced(BY_ROLE, ("role: friend", "role: nobody"))
     with streaming(friend, web) as before:
-        documents = [each for each in yaml.safe_load_all(denied) if each]
-        Client(lab.name).post(f"{LAB_API}/apply", {"documents": documents})
+        post(lab, denied)
         kill(lab, init, ROLES["both"])
         wait_for(lambda: lab.run("diff", status=None).status == 0, "the rules")
     with streaming(friend, web) as after:
