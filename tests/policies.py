@@ -53,7 +53,7 @@ PODS += (
     pod("default/web", ", tier: front")
     + pod("default/db", ", tier: back")
     + pod("prod/web", ", tier: front")
-    + pod("dev/tool")
+    + pod("dev/tool", spec="serviceAccountName: robot")
     + pod("dev/agent", spec="hostNetwork: true")
 )
 

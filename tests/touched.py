@@ -88,6 +88,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/policies/": (
         "policy_probes",
         "cluster_network_policies",
+        "calico_policies",
         "random_policies",
         "policy_assistant",
         "cyclonus",
@@ -145,6 +146,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/cni/calico_filters": ("bgp_filters",),
     "kubenetlab/datapath/cni/kube_router_bgp": ("kube_router_bgp", "service_routes"),
     "kubenetlab/api/policies/": ("network_policies", "cluster_network_policies"),
+    "kubenetlab/api/calico/policies": ("calico_policies",),
+    "kubenetlab/api/calico/selectors": ("calico_policies", "bgp_peers"),
     "kubenetlab/api/plugins/kube_router": ("kube_router_bgp", "service_routes"),
     "kubenetlab/datapath/cni/calico_routes": ("bgp_peers", "bgp_filters", "service_routes"),
     "kubenetlab/datapath/bgp_view": ("bgp_peers", "bgp_filters"),
@@ -199,6 +202,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/policy": (
         "network_policies",
         "cluster_network_policies",
+        "calico_policies",
         "policy_changes",
         "policy_recovery",
         "first_packets",

@@ -1,6 +1,6 @@
 """Kinds that the lab models, by kind, plural or short name, and names of API groups."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from kubenetlab.api import builtin
@@ -15,6 +15,7 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
+from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS, CALICO_POLICY_KINDS
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -64,10 +65,15 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds of the objects that run an application and make it reachable."""
 
-POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy, *TIER_KINDS, *CILIUM_KINDS)
+POLICY_KINDS: Final[tuple[type[Resource], ...]] = (
+    NetworkPolicy,
+    *TIER_KINDS,
+    *CALICO_POLICY_KINDS,
+    *CILIUM_KINDS,
+)
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
 
-POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = ()
+POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = (*CALICO_GROUP_KINDS, EndpointSlice)
 """Kinds of other objects that policies select or read, beside pods, namespaces and nodes."""
 
 _CALICO_KINDS: Final[tuple[type[Resource], ...]] = (
@@ -75,8 +81,9 @@ _CALICO_KINDS: Final[tuple[type[Resource], ...]] = (
     BGPConfiguration,
     BGPPeer,
     BGPFilter,
+    *CALICO_GROUP_KINDS,
 )
-"""Kinds that only the CNI plugin calico uses."""
+"""Kinds that only the CNI plugin calico uses, without policies."""
 
 SERVED: Final[tuple[type[Resource], ...]] = (
     Namespace,
@@ -135,8 +142,14 @@ PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {
     IPPool: "calico",
     BGPConfiguration: "calico",
     BGPFilter: "calico",
+    **dict.fromkeys((*CALICO_POLICY_KINDS, *CALICO_GROUP_KINDS), "calico"),
 }
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
+
+
+def kinds_of_plugin(kinds: Iterable[type[Resource]], plugin: str) -> tuple[type[Resource], ...]:
+    """Return the kinds, without those that only other CNI plugins use."""
+    return tuple(kind for kind in kinds if PLUGIN_KINDS.get(kind, plugin) == plugin)
 
 
 def group_of(api_version: str) -> str:
@@ -169,8 +182,12 @@ def find_kind(word: str) -> type[Resource] | None:
     For example `po`, `pod`, `pods`, `Pod` or `deployment.apps`.
     """
     name, _, group = word.lower().partition(".")
-    kind = _BY_WORD.get(name)
-    return kind if kind is not None and group in ("", group_of(kind.api_version)) else None
+    return _BY_WORD_AND_GROUP.get((name, group)) if group else _BY_WORD.get(name)
+
+
+def _groups(kind: type[Resource]) -> tuple[str, ...]:
+    """Return the API groups that have a kind."""
+    return tuple(map(group_of, (kind.api_version, *kind.other_api_versions)))
 
 
 def known_words() -> tuple[str, ...]:
@@ -186,11 +203,22 @@ def plurals() -> tuple[str, ...]:
 CONFIG_GROUPS: Final = tuple(group_of(version) for version in served_versions())
 """API groups of the Cluster document: the lab's own, and kind's."""
 _BY_GROUP = {
-    (group_of(version), kind.kind): kind
+    (group_of(version), kind.document_kind()): kind
     for kind in WRITABLE
     for version in (kind.api_version, *kind.other_api_versions)
 } | {(group, ClusterConfig.kind): ClusterConfig for group in CONFIG_GROUPS}
 _PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *CONFIG_GROUPS}
 _BY_WORD = {
     word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)
+}
+_BY_WORD_AND_GROUP = {
+    (word, group): kind
+    for kind in SERVED
+    for group in _groups(kind)
+    for word in (
+        kind.kind.lower(),
+        kind.plural,
+        *kind.short_names,
+        *kind.words_in_group,
+    )
 }

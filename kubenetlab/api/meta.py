@@ -258,12 +258,21 @@ class Resource(Record, frozen=True):
     other_api_versions: ClassVar[tuple[str, ...]] = ()
     """Versions with the same fields that manifests may have instead, each of another API group."""
     kind: ClassVar[str]
+    manifest_kind: ClassVar[str] = ""
+    """Kind in documents, if another API group has a kind of that name; else empty."""
     plural: ClassVar[str]
     short_names: ClassVar[tuple[str, ...]] = ()
+    words_in_group: ClassVar[tuple[str, ...]] = ()
+    """Names that mean the kind only together with the API group."""
     is_namespaced: ClassVar[bool] = True
 
     metadata: ObjectMeta
     """Metadata of the object."""
+
+    @classmethod
+    def document_kind(cls) -> str:
+        """Return the kind in documents."""
+        return cls.manifest_kind or cls.kind
 
     @classmethod
     def converted(cls, document: JsonMapping) -> JsonMapping:

@@ -174,8 +174,10 @@ class PodSpec(Record, frozen=True):
     runtime_class_name: Unmodelled = None
     scheduler_name: Unmodelled = None
     security_context: Unmodelled = None
-    service_account: Unmodelled = None
-    service_account_name: Unmodelled = None
+    service_account: str = ""
+    """Former name of `serviceAccountName`."""
+    service_account_name: str = ""
+    """Service account of the pod, by which policies of CNI plugins can select it."""
     set_hostname_as_fqdn: Unmodelled = None
     share_process_namespace: Unmodelled = None
     """The containers of a pod always share one PID namespace in the lab."""

@@ -85,7 +85,7 @@ def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> JsonObject:
             if key not in ("apiVersion", "kind", "status")
         },
     )
-    document = {"apiVersion": obj.api_version, "kind": obj.kind, **rendered}
+    document = {"apiVersion": obj.api_version, "kind": obj.document_kind(), **rendered}
     for path, value in _SHOWN_DEFAULTS.get(obj.kind, {}).items():
         _set_default(document, path.split("."), value)
     if abs(skew_s) < 1:

@@ -9,12 +9,13 @@ from msgspec import structs
 
 from kubenetlab.api.config import ClusterConfig, Networking, has_valid_ranges
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.kinds import kinds_of_plugin
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.modes import CNI, ServiceProxy
+from kubenetlab.datapath.modes import CNI, PolicyEngine, ServiceProxy
 from kubenetlab.datapath.network.bgp import bgp_mode
 
 
@@ -43,6 +44,12 @@ def policy_engine(networking: Networking, decisions: Decisions | None) -> tuple[
     ):
         return decisions.policy_engine, {}
     return modes.policy_engine(networking)
+
+
+def enforced_kinds(networking: Networking, engine: PolicyEngine) -> tuple[type[Resource], ...]:
+    """Return the kinds of policies that an engine enforces beside the CNI mode of a lab."""
+    cni = modes.load("cni", *networking.cni_mode)
+    return kinds_of_plugin(engine.enforced_kinds, cni.facts.plugin)
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:

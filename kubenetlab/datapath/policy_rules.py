@@ -12,14 +12,18 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
+from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
 from kubenetlab.api.core import Namespace
+from kubenetlab.api.meta import Resource
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.cluster_modes import enforced_kinds
 from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.calico import calico_objects, of_calico
 from kubenetlab.datapath.policy.identity_rules import IdentityEngine, identity_rules
 from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
@@ -70,9 +74,10 @@ def policy_rules(
 
     versions: IP versions of the pods.
     """
-    if not any(cluster.by_key(kind) for kind in engine.enforced_kinds):
+    kinds = enforced_kinds(cluster.config.networking, engine)
+    if not any(map(cluster.by_key, kinds)):
         return NO_POLICIES
-    policies = _policies(cluster, cache, engine)
+    policies = _policies(cluster, cache, kinds)
     pods = policy_pods(cluster, cache)
     return cache.by_identity(
         ("policy rules", engine, versions),
@@ -83,21 +88,30 @@ def policy_rules(
     )
 
 
-def _policies(cluster: Cluster, cache: PlanCache, engine: PolicyEngine) -> _Policies:
-    """Return the policies of all kinds that the engine enforces."""
-    peers = addressees(cluster)
+def _policies(cluster: Cluster, cache: PlanCache, kinds: tuple[type[Resource], ...]) -> _Policies:
+    """Return the policies of all kinds that are enforced."""
     by_kind: dict[str, VersionedMap[ObjectKey, tuple[IsolatingPolicy, ...]]] = {}
-    if NetworkPolicy in engine.enforced_kinds:
+    if NetworkPolicy in kinds:
         by_kind[NetworkPolicy.kind] = cache.each(
             ("isolating policies", NetworkPolicy), isolating, cluster.by_key(NetworkPolicy)
         )
+    peers = addressees(cluster)
     for kind in TIER_KINDS:
-        if kind in engine.enforced_kinds:
+        if kind in kinds:
             by_kind[kind.kind] = cache.each(
                 ("isolating policies", kind), in_tier, cluster.by_key(kind), peers
             )
+    if any(kind in kinds and cluster.by_key(kind) for kind in CALICO_POLICY_KINDS):
+        objects = calico_objects(cluster)
+        for calico_kind in CALICO_POLICY_KINDS:
+            by_kind[calico_kind.kind] = cache.each(
+                ("isolating policies", calico_kind),
+                of_calico,
+                cluster.by_key(calico_kind),
+                objects,
+            )
     return cache.follow(
-        ("all policies", engine), partial(_merged, tuple(by_kind)), *by_kind.values()
+        ("all policies", tuple(by_kind)), partial(_merged, tuple(by_kind)), *by_kind.values()
     )
 
 
@@ -202,7 +216,7 @@ def _groups(
         )
 
     groups = dict.fromkeys(
-        group for entry in entries for rule in entry.rules for group in rule.groups
+        group for entry in entries for rule in entry.rules for group in rule.all_groups
     )
     return {
         group: cache.by_identity(
@@ -231,7 +245,7 @@ def _named_ports(
         )
 
     names = dict.fromkeys(
-        name for entry in entries for rule in entry.rules for name in rule.port_names
+        name for entry in entries for rule in entry.rules for name in rule.all_port_names
     )
     return {
         name: cache.by_identity(

@@ -12,6 +12,7 @@ from typing import Final
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.bgp import check_bgp
+from kubenetlab.diagnostics.calico_policies import check_calico_policies
 from kubenetlab.diagnostics.cilium_policies import check_cilium_policies
 from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
 from kubenetlab.diagnostics.domain_names import check_domain_names
@@ -63,6 +64,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_password,
     check_priorities,
     check_domain_names,
+    check_calico_policies,
     check_cilium_policies,
     check_policies,
 )

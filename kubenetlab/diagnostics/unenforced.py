@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
+from kubenetlab.api.calico.policies import CalicoNetworkPolicy, GlobalNetworkPolicy
 from kubenetlab.api.config import Networking
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector, Resource
-from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
+from kubenetlab.api.policies.admin_network_policies import (
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
+)
+from kubenetlab.api.policies.cilium_network_policy import (
+    CiliumClusterwideNetworkPolicy,
+    CiliumNetworkPolicy,
+)
+from kubenetlab.api.policies.cluster_network_policy import ClusterNetworkPolicy
 from kubenetlab.api.policies.network_policy import NetworkPolicy
-from kubenetlab.api.policies.tiers import TIER_KINDS, TierKind, tier_policy
+from kubenetlab.api.policies.tiers import TierKind, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.diagnostics.calico_policies import calico_scope
 from kubenetlab.diagnostics.cilium_policies import cilium_scope
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
@@ -57,7 +67,9 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         meta = document["metadata"]
         message = f"not enforced by this lab, although {_EFFECTS[effect]}"
         hints = (
-            _hints(cluster.config.networking, engine_name, bypass) if kind in POLICY_KINDS else ()
+            _hints(cluster.config.networking, kind, facts.plugin, engine_name, bypass)
+            if kind in POLICY_KINDS
+            else ()
         )
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
@@ -79,8 +91,15 @@ def _is_known(cluster: Cluster, kind: type[Resource], document: JsonMapping) -> 
     return cluster.get(kind, namespace, meta["name"]) is not None
 
 
-def _hints(networking: Networking, name: str, bypass: str) -> tuple[str, ...]:
-    """Return why policies are not enforced, and how they are."""
+def _hints(
+    networking: Networking, kind: type[Resource] | None, plugin: str, name: str, bypass: str
+) -> tuple[str, ...]:
+    """Return why policies are not enforced, and how they are.
+
+    plugin: name of the CNI plugin. name: that of the policy engine.
+    """
+    if kind is not None and (needed := PLUGIN_KINDS.get(kind, plugin)) != plugin:
+        return (f"only {needed} knows this kind of policy; kubenetlab up --cni {needed}",)
     if name != "none":
         return (bypass or f"the policy engine {name} does not know this kind of policy",)
     cni, _ = networking.cni_mode
@@ -100,22 +119,28 @@ def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
             services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))),
             is_outside_only=True,
         )
-    kind, name = writable(document), document["metadata"]["name"]
-    if kind is NetworkPolicy:
-        policy = cluster.get(NetworkPolicy, namespace or "default", name)
-        return _policy_scope(cluster, policy) if policy is not None else Scope(is_everything=True)
-    for tier_kind in TIER_KINDS:
-        if kind is tier_kind and (in_tier := cluster.get(tier_kind, "", name)) is not None:
-            return _tier_scope(cluster, in_tier)
-    for cilium_kind in CILIUM_KINDS:
-        if kind is cilium_kind:
-            home = (namespace or "default") if cilium_kind.is_namespaced else ""
-            if (of_cilium := cluster.get(cilium_kind, home, name)) is not None:
-                return cilium_scope(cluster, of_cilium)
+    if (kind := writable(document)) in POLICY_KINDS:
+        home = (namespace or "default") if kind.is_namespaced else ""
+        policy = cluster.get(kind, home, document["metadata"]["name"])
+        return Scope(is_everything=True) if policy is None else _scope_of(cluster, policy)
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
     return Scope(into=pods, out_of=pods)
+
+
+def _scope_of(cluster: Cluster, policy: Resource) -> Scope:
+    """Return the connections of the pods to which a policy applies."""
+    match policy:
+        case NetworkPolicy():
+            return _policy_scope(cluster, policy)
+        case CalicoNetworkPolicy() | GlobalNetworkPolicy():
+            return calico_scope(cluster, policy)
+        case CiliumNetworkPolicy() | CiliumClusterwideNetworkPolicy():
+            return cilium_scope(cluster, policy)
+        case ClusterNetworkPolicy() | AdminNetworkPolicy() | BaselineAdminNetworkPolicy():
+            return _tier_scope(cluster, policy)
+    return Scope(is_everything=True)
 
 
 def _policy_scope(cluster: Cluster, policy: NetworkPolicy) -> Scope:

@@ -145,4 +145,5 @@ def effect_of(document: JsonMapping) -> Effect | None:
         )
         if is_group and (not entry.kinds or kind in entry.kinds.split()):
             return entry.effect
-    return "policy" if "NetworkPolicy" in kind else None
+    is_preview = kind.startswith("Staged")  # Calico's policies that deny nothing yet
+    return "policy" if "NetworkPolicy" in kind and not is_preview else None

@@ -140,7 +140,7 @@ def fields_of(kind: type[Resource]) -> tuple[Field, ...]:
             API_VERSION_DOC,
             is_required=True,
         ),
-        Field("kind", inspect.LiteralType((kind.kind,)), KIND_DOC, is_required=True),
+        Field("kind", inspect.LiteralType((kind.document_kind(),)), KIND_DOC, is_required=True),
     )
     own = fields_of_struct(kind)
     if kind is not ClusterConfig:

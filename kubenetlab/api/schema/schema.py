@@ -282,7 +282,7 @@ def _is_of(kind: type[Resource]) -> Schema:
     return {
         "properties": {
             "apiVersion": {"enum": list(versions_of(kind))},
-            "kind": {"const": kind.kind},
+            "kind": {"const": kind.document_kind()},
         },
         "required": ["apiVersion", "kind"],
     }

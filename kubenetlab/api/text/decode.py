@@ -143,7 +143,7 @@ def _compare_union(
     elif len(options) == 1:
         yield from _compare(value, options[0], path)
     else:
-        *nouns, last = (noun for option in options for noun in _nouns(option))
+        *nouns, last = dict.fromkeys(noun for option in options for noun in _nouns(option))
         expected = f"{', '.join(nouns)} or {last}" if nouns else last
         yield Finding(path, f"expected {expected}, found {found(value)}")
 

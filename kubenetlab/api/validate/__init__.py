@@ -23,6 +23,13 @@ from kubenetlab.api.calico.bgp import (
 )
 from kubenetlab.api.calico.bgp_filters import BGPFilter, validate_bgp_filter
 from kubenetlab.api.calico.ip_pools import IPPool, validate_ip_pool
+from kubenetlab.api.calico.policies import (
+    CalicoNetworkPolicy,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    NetworkSet,
+    Tier,
+)
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
@@ -40,6 +47,12 @@ from kubenetlab.api.policies.cilium_network_policy import (
 from kubenetlab.api.policies.cluster_network_policy import ClusterNetworkPolicy
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.validate.calico_policies import (
+    validate_calico_network_policy,
+    validate_global_network_policy,
+    validate_network_set,
+    validate_tier,
+)
 from kubenetlab.api.validate.cilium_policies import validate_cilium_policy
 from kubenetlab.api.validate.cluster_policies import (
     validate_admin_network_policy,
@@ -78,6 +91,11 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     Job: validate_job,
     NetworkPolicy: validate_network_policy,
     ClusterNetworkPolicy: validate_cluster_network_policy,
+    CalicoNetworkPolicy: validate_calico_network_policy,
+    GlobalNetworkPolicy: validate_global_network_policy,
+    NetworkSet: validate_network_set,
+    GlobalNetworkSet: validate_network_set,
+    Tier: validate_tier,
     AdminNetworkPolicy: validate_admin_network_policy,
     BaselineAdminNetworkPolicy: validate_baseline_admin_network_policy,
     CiliumNetworkPolicy: validate_cilium_policy,

@@ -41,6 +41,13 @@ _REPLICAS: Final[Sequence[Column]] = (
     ("READY", lambda item: str(cells.status_field(item, "readyReplicas", 0)), False),
 )
 
+_CALICO_POLICY: Final[Sequence[Column]] = (
+    ("NAME", cells.name, False),
+    ("TIER", lambda item: cells.spec_field(item, "tier", "default"), False),
+    ("ORDER", policy_cells.order, False),
+    ("AGE", cells.object_age, False),
+    ("SELECTOR", lambda item: cells.spec_field(item, "selector", "all()"), True),
+)
 _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Pod": (
         ("NAME", cells.name, False),
@@ -121,6 +128,22 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("NAME", cells.name, False),
         ("AGE", cells.object_age, False),
         ("SUBJECT", policy_cells.subject, True),
+    ),
+    "CalicoNetworkPolicy": _CALICO_POLICY,
+    "GlobalNetworkPolicy": _CALICO_POLICY,
+    "Tier": (
+        ("NAME", cells.name, False),
+        ("ORDER", policy_cells.order, False),
+        ("DEFAULT-ACTION", lambda item: cells.spec_field(item, "defaultAction", "Deny"), False),
+        ("AGE", cells.object_age, False),
+    ),
+    **dict.fromkeys(
+        ("NetworkSet", "GlobalNetworkSet"),
+        (
+            ("NAME", cells.name, False),
+            ("NETS", lambda item: ",".join(cells.spec_field(item, "nets", ())), False),
+            ("AGE", cells.object_age, False),
+        ),
     ),
     "IPPool": (
         ("NAME", cells.name, False),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.kinds import writable
 from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.cli.describe.cells import age, event_message, paint_event_type, painted_pod_status
@@ -18,6 +20,7 @@ from kubenetlab.cli.describe.fields import (
 from kubenetlab.cli.describe.identities import print_identities
 from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.policies import (
+    describe_calico_policy,
     describe_cilium_policy,
     describe_network_policy,
     describe_tier_policy,
@@ -52,8 +55,10 @@ def describe_object(client: Client, document: JsonMapping) -> None:
         **dict.fromkeys(WORKLOADS, describe_workload),
         **{kind.kind: describe_tier_policy for kind in TIER_KINDS},
         **{kind.kind: describe_cilium_policy for kind in CILIUM_KINDS},
+        **{kind.kind: describe_calico_policy for kind in CALICO_POLICY_KINDS},
     }
-    parts.get(document["kind"], _other)(client, document)
+    kind = writable(document)
+    parts.get(kind.kind if kind is not None else document["kind"], _other)(client, document)
     _events(client, document)
 
 

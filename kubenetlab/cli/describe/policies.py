@@ -110,16 +110,44 @@ def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
         print_data(given, "yaml")
 
 
+def describe_calico_policy(client: Client, document: JsonMapping) -> None:
+    """Print the part between the metadata and the events of a policy of Calico."""
+    from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
+    from kubenetlab.api.kinds import writable
+    from kubenetlab.cli.policies import policy_objects
+    from kubenetlab.observe.policies.peers import PolicyMembers, named
+
+    inspected = client.inspect()
+    print_field("Enforced By", _engine(client, document, inspected))
+    objects = policy_objects(client)
+    meta = document["metadata"]
+    kind = next(each for each in CALICO_POLICY_KINDS if each is writable(document))
+    policy = objects.cluster.get(kind, meta.get("namespace", ""), meta["name"])
+    if policy is None:
+        return  # deleted in the meantime
+    spec = policy.spec
+    print_field("Tier", spec.tier)
+    print_field("Order", "last" if spec.order is None else f"{spec.order:g}")
+    print_field("Selector", spec.selector or "all()")
+    print_field("Policy Types", ", ".join(policy.directions))
+    print_heading("Selected Pods")
+    members = PolicyMembers(objects.cluster, inspected)
+    _print_hosts(named(members.selected_by_calico(policy)), 1)
+    print_heading("Spec")
+    print_data({key: each for key, each in document["spec"].items() if key != "selector"}, "yaml")
+
+
 def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str:
     """Return the engine that enforces a policy, or that none does, with the reason."""
+    from kubenetlab.api.kinds import qualified_kind
     from kubenetlab.diagnostics import NOT_ENFORCED
 
     meta = document["metadata"]
     hints = [
         item["hints"]
         for item in client.diagnostics()
-        if (item["code"], item["kind"].partition(".")[0], item["name"])
-        == (NOT_ENFORCED, document["kind"], meta["name"])
+        if (item["code"], item["kind"], item["name"])
+        == (NOT_ENFORCED, qualified_kind(document), meta["name"])
         and (item["namespace"] or "default") == meta.get("namespace", "default")
         and not item["path"]
     ]

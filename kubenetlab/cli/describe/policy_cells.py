@@ -27,6 +27,12 @@ def subject(policy: Document) -> str:
     )
 
 
+def order(item: Document) -> str:
+    """Return the place of a policy or tier of Calico."""
+    value = spec_field(item, "order", None)
+    return "last" if value is None else f"{value:g}"
+
+
 def selector_text(selector: JsonMapping, *, empty: str = "<none>") -> str:
     """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
 

@@ -223,12 +223,14 @@ class PolicyReport:
     def _direction_lines(
         self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
     ) -> Iterator[str]:
+        from kubenetlab.observe.policies.model import named_policy
+
         direction = verdict.direction.lower()
         if not self._verdicts.paths.is_subject(subject):
             return
         start = f"{direction} of {self._name(subject)}: "
-        if verdict.decided_in == "NetworkPolicy":
-            isolating = (self._policy("NetworkPolicy", each) for each in verdict.isolated_by)
+        if verdict.isolated_by and verdict.decided_in in ("NetworkPolicy", verdict.isolated_in):
+            isolating = (self._policy(*named_policy(each)) for each in verdict.isolated_by)
             yield f"{start}isolated by {', '.join(isolating)}"
         elif verdict.decided_by:
             rule = verdict.decided_by[0]
@@ -270,18 +272,20 @@ class PolicyReport:
     def _direction_data(
         self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
     ) -> JsonObject:
+        from kubenetlab.observe.policies.model import named_policy
+
         return {
             "end": self._party_data(subject),
             "allowed": verdict.is_allowed,
             "stage": verdict.decided_in,
             "isolated_by": [
                 {
-                    "kind": "NetworkPolicy",
+                    "kind": kind,
                     "policy": name,
-                    "place": self._place_of("NetworkPolicy", name),
-                    "enforced": "NetworkPolicy" in self._enforced,
+                    "place": self._place_of(kind, name),
+                    "enforced": kind in self._enforced,
                 }
-                for name in verdict.isolated_by
+                for kind, name in map(named_policy, verdict.isolated_by)
             ],
             "decided_by": [
                 {

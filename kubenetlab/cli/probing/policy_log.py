@@ -22,10 +22,10 @@ from kubenetlab.cli.policies import policy_engine
 from kubenetlab.cli.probing.packet_filters import running_nodes, selected_nodes, selected_pods
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
-from kubenetlab.cli.terminal.theme import BAD, paint
+from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import LabError
 from kubenetlab.lab.paths import LAB_API
-from kubenetlab.names import POLICY_LOG_GROUP, socket_address
+from kubenetlab.names import POLICY_LOG_GROUP, POLICY_TRACE_GROUP, socket_address
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.netlink.packet_log import LoggedPacket, PacketLog
@@ -42,6 +42,9 @@ _COUNTED: Final = {
     ),
 }
 """Backend → lines of its listing with the number of packets that a rule has dropped."""
+LOGGED: Final = "logged"
+_LOG_GROUPS: Final = {POLICY_LOG_GROUP: "dropped", POLICY_TRACE_GROUP: LOGGED}
+"""Group of listeners → what policies do with its packets."""
 _CHECK_S: Final = 1.0
 """Time between two checks that the lab still runs while there are no packets, in seconds."""
 _PROBES_S: Final = 2.0
@@ -84,8 +87,8 @@ class DropCount(Struct, frozen=True):
     packets: int
 
 
-class DroppedPacket(Struct, frozen=True):
-    """A packet that a policy has dropped."""
+class ShownPacket(Struct, frozen=True):
+    """A packet that a policy has dropped, or logged."""
 
     at_s: float
     node: str
@@ -98,6 +101,8 @@ class DroppedPacket(Struct, frozen=True):
     destination_port: int
     protocol: str
     reason: str
+    verdict: str = "dropped"
+    """dropped, or logged by a rule with the action Log."""
 
     def __str__(self) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(self.at_s))
@@ -105,7 +110,7 @@ class DroppedPacket(Struct, frozen=True):
         destination = _end(self.destination, self.destination_address, self.destination_port)
         return (
             f"{clock}.{int(self.at_s * 1000) % 1000:03} {self.node}  {source} → {destination} "
-            f"{self.protocol}: {self.reason}"
+            f"{self.protocol}: {'logged by ' if self.verdict == LOGGED else ''}{self.reason}"
         )
 
 
@@ -147,12 +152,13 @@ def policy_log(
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Show the packets that network policies drop.
+    """Show the packets that network policies drop or log.
 
     Without -w, print how many packets each rule has dropped on each node.
     With -w, print each packet as it is dropped: time, node, both ends by
     their names, and the policies that isolate the pod or the rule that denies
-    the packet. A node logs for one process at a time.
+    the packet; also those that rules of Calico with the action Log match. A node
+    logs for one process at a time.
 
     Example: kubenetlab policy log -w --pod web
     """
@@ -218,14 +224,14 @@ def drop_counts(node: str, listings: Mapping[str, str]) -> list[DropCount]:
 def _follow(
     client: Client,
     inspected: Inspection,
-    readers: Sequence[tuple[str, DropReader]],
+    readers: Sequence[tuple[str, str, DropReader]],
     pods: frozenset[str] | None,
     output: Output,
 ) -> None:
     """Print packets as they are dropped; return when the lab has ended."""
     names = host_names(inspected)
     poll = select.epoll()
-    for _, reader in readers:
+    for *_, reader in readers:
         poll.register(reader.fileno(), select.EPOLLIN)
     note("waiting for dropped packets; press Ctrl-C to end")
     while True:
@@ -233,14 +239,16 @@ def _follow(
             _ = client.init_pid  # raises LabError if the lab is no longer up
             continue
         time.sleep(_BATCH_S)
-        packets = [(name, packet) for name, reader in readers for packet in reader.read()]
+        packets = [
+            (name, packet, verdict) for name, verdict, reader in readers for packet in reader.read()
+        ]
         if any(
             address not in names
-            for _, packet in packets
+            for _, packet, _ in packets
             for address in (packet.source, packet.destination)
         ):
             names = {**names, **host_names(client.inspect())}
-        dropped = [named_packet(node, packet, names) for node, packet in packets]
+        dropped = [named_packet(node, packet, names, verdict) for node, packet, verdict in packets]
         if pods is not None:
             dropped = [each for each in dropped if pods & {each.source, each.destination}]
         if output.is_data and dropped:
@@ -249,13 +257,15 @@ def _follow(
             for each in sorted(dropped, key=lambda packet: packet.at_s):
                 text = str(each)
                 start, end = text[: -len(each.reason)], text[-len(each.reason) :]
-                echo(start + paint(end, BAD))
+                echo(start + paint(end, WARNING if each.verdict == LOGGED else BAD))
         sys.stdout.flush()
 
 
-def named_packet(node: str, packet: LoggedPacket, names: dict[str, str]) -> DroppedPacket:
+def named_packet(
+    node: str, packet: LoggedPacket, names: dict[str, str], verdict: str = "dropped"
+) -> ShownPacket:
     """Return a packet with the names of its ends."""
-    return DroppedPacket(
+    return ShownPacket(
         round(packet.at_s, 3),
         node,
         names.get(packet.source, packet.source),
@@ -266,6 +276,7 @@ def named_packet(node: str, packet: LoggedPacket, names: dict[str, str]) -> Drop
         packet.destination_port,
         packet.protocol,
         packet.prefix,
+        verdict,
     )
 
 
@@ -297,8 +308,8 @@ def _end(name: str, address: str, port: int) -> str:
 @contextmanager
 def _readers(
     client: Client, inspected: Inspection, nodes: Sequence[InspectedNode]
-) -> Iterator[list[tuple[str, DropReader]]]:
-    """Yield a listener for each node that runs. Raises LabError."""
+) -> Iterator[list[tuple[str, str, DropReader]]]:
+    """Yield (node, verdict, listener) for each node that runs. Raises LabError."""
     from kubenetlab.errors import RequirementError
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.kernel.rules.policy_drops import PolicyDropReader
@@ -317,21 +328,21 @@ def _readers(
     with ExitStack() as stack:
         home = open_namespace("net")
         stack.callback(os.close, home)
-        readers: list[tuple[str, DropReader]] = []
+        readers: list[tuple[str, str, DropReader]] = []
         for name, path in running:
-            reader: DropReader
             if has_programs:
                 lock = Path(inspected["run_directory"], f"flows-{name}.lock")
-                reader = PolicyDropReader.open(name, path, home, lock)
-            else:
-                reader = _open_log(path, home)
-            stack.callback(reader.close)
-            readers.append((name, reader))
+                readers.append((name, "dropped", PolicyDropReader.open(name, path, home, lock)))
+                stack.callback(readers[-1][-1].close)
+                continue
+            for group, verdict in _LOG_GROUPS.items():
+                readers.append((name, verdict, _open_log(path, home, group)))
+                stack.callback(readers[-1][-1].close)
         yield readers
 
 
-def _open_log(path: str, home: int) -> PacketLog:
-    """Open the log of a node; wait for probes that read it. Raises LabError."""
+def _open_log(path: str, home: int, group: int) -> PacketLog:
+    """Open a log of a node; wait for probes that read it. Raises LabError."""
     from kubenetlab.kernel.netlink.packet_log import PacketLog
     from kubenetlab.kernel.syscalls import inside_network
 
@@ -339,7 +350,7 @@ def _open_log(path: str, home: int) -> PacketLog:
     while True:
         try:
             with inside_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC), home):
-                return PacketLog(POLICY_LOG_GROUP)
+                return PacketLog(group)
         except LabError:
             if time.monotonic() > deadline:
                 raise

@@ -27,7 +27,7 @@ _POLICY: Final = {
 _DIRECTION: Final = {
     "end": _PARTY,
     "allowed": "bool",
-    "stage": "text: stage that decides: Admin, NetworkPolicy, Baseline, or default",
+    "stage": "text: stage that decides: Admin, NetworkPolicy, Baseline, default, or a Calico tier",
     "isolated_by": [_POLICY],
     "decided_by": [
         {
@@ -124,7 +124,7 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
         "packets": [
             {
                 "at_s": "number: seconds since 1970",
-                "node": "text: node that has dropped the packet",
+                "node": "text: node that has dropped or logged the packet",
                 "source": "text: namespace/name of a pod, node:NAME, ext:NAME, or the address",
                 "source_address": "text",
                 "source_port": "whole: 0 for a protocol without ports",
@@ -132,7 +132,8 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
                 "destination_address": "text",
                 "destination_port": "whole",
                 "protocol": "text: TCP, UDP, SCTP, ICMP, or the number of another one",
-                "reason": "text: as for counts",
+                "reason": "text: as for counts; for a logged packet the rule that logs it",
+                "verdict": "text: dropped, or logged by a rule with the action Log",
             }
         ],
     },

@@ -12,6 +12,8 @@ from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortNa
 
 ISOLATED: Final = "isolated by network policies"
 """Comment of the rules that drop packets."""
+PROTOCOL_NAMES: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+"""Number of a protocol → its name in nftables."""
 _MAX_LOG_PREFIX: Final = 63
 """Maximum length of the text of logged packets that iptables stores, in bytes."""
 _MAX_COMMENT: Final = 127
@@ -81,7 +83,8 @@ def is_everything(ranges: Sequence[str]) -> bool:
 
 def group_digest(group: PodGroup) -> str:
     """Return the digest of the selectors of a group."""
-    return digest(group.namespace, group.pods, group.namespaces)
+    expression = () if group.expression is None else (str(group.expression),)
+    return digest(group.namespace, group.pods, group.namespaces, *expression)
 
 
 def digest(*parts: str) -> str:

@@ -29,9 +29,12 @@ with all addresses, so a rule with such a range has no match of addresses. A rul
 ports, so a policy with more ports has several rules.
 
 Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
-Rules of tiers for egress do; beside IPVS they also see packets to a cluster IP, before an endpoint
-is chosen. Neighbour discovery of IPv6 between pods on a bridge always passes. A connection that a
-policy once allowed goes on when the policy changes.
+Rules for egress of tiers and of Calico's policies do; beside IPVS they also see packets to a
+cluster IP, before an endpoint is chosen. Neighbour discovery of IPv6 between pods on a bridge
+always passes. A connection that a policy once allowed goes on when the policy changes.
+
+Calico's action Pass sets the mark 0x20000, with which the rest of the tier is skipped; Log sends
+packets to nflog group 101, which `policy log -w` shows.
 
 Differences from Calico: the dispatch chains match the addresses of pods, as those of kube-router
 do, because pods may share a bridge, and netfilter sees only the bridge. Allowed and established
@@ -49,6 +52,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
@@ -56,32 +60,26 @@ from kubenetlab.datapath.policy.common import (
     ISOLATED,
     addresses,
     digest,
-    group_digest,
-    is_everything,
     isolation_log_prefix,
     log_prefix,
     named_port_keys,
-    port_text,
-    ports_by_protocol,
     rule_comment,
 )
-from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
-from kubenetlab.datapath.policy.rules import (
-    IsolatingPolicy,
-    PolicyRule,
-    PortName,
-    PortRange,
-    RuleAction,
+from kubenetlab.datapath.policy.iptables_matches import (
+    FamilyTable,
+    block_set,
+    group_set,
+    matches,
+    port_set,
+    ranges_in,
 )
+from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, RuleAction
 from kubenetlab.datapath.policy.stages import Stage, stages
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.ipset import FAMILIES as SET_FAMILIES
-from kubenetlab.hoststate.rules.ipset import IpsetObject, Member, Set, range_item
+from kubenetlab.hoststate.rules.ipset import range_item
 from kubenetlab.hoststate.rules.iptables import (
-    FAMILIES,
-    ChainEntry,
-    IptablesChain,
     IptablesObject,
     Jump,
     comment,
@@ -94,8 +92,6 @@ ACCEPTED: Final = "0x10000"
 PASSED: Final = "0x20000"
 """Mark of packets that a rule passes to the next tier."""
 _BOTH: Final = "0x30000"
-MAX_MATCHED_PORTS: Final = 15
-"""Maximum number of ports that `multiport` matches; a range counts as two."""
 _NOT_PASSED: Final = f"-m mark --mark 0x0/{PASSED} "
 _RETURN_IF_ACCEPTED: Final = f"-m mark --mark {ACCEPTED}/{ACCEPTED} -j RETURN"
 _ACTIONS: Final[Mapping[RuleAction, tuple[str, str]]] = {
@@ -129,13 +125,11 @@ class _End(Struct, frozen=True):
     option: str
     """Option that matches the address of the pod to which policies apply."""
     peer_option: str
-    peer: str
-    """Part of the header with the peer, for matches of sets."""
 
 
 _ENDS: Final[Mapping[Direction, _End]] = {
-    "Egress": _End("cali-from-wl-dispatch", "cali-fw-cali", "cali-po-", "-s", "-d", "dst"),
-    "Ingress": _End("cali-to-wl-dispatch", "cali-tw-cali", "cali-pi-", "-d", "-s", "src"),
+    "Egress": _End("cali-from-wl-dispatch", "cali-fw-cali", "cali-po-", "-s", "-d"),
+    "Ingress": _End("cali-to-wl-dispatch", "cali-tw-cali", "cali-pi-", "-d", "-s"),
 }
 _BASE_CHAINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "FORWARD": ("cali-FORWARD", tuple(end.dispatch for end in _ENDS.values())),
@@ -152,7 +146,7 @@ class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("iptables-nft-restore", "ipset"), own_features=("iptables", "ipset"))
-    enforced_kinds = (NetworkPolicy, *TIER_KINDS)
+    enforced_kinds = (NetworkPolicy, *TIER_KINDS, *CALICO_POLICY_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for family in node.families:
@@ -191,50 +185,15 @@ class Mode(ModeOptions, frozen=True):
         yield table.rules("iptables", name, (table.chain(name, rules),))
         blocks = tuple(
             obj
-            for ranges in dict.fromkeys(entry.ranges_of(version) for entry in policy.rules)
-            if ranges and not is_everything(ranges)
+            for ranges in dict.fromkeys(
+                ranges for entry in policy.rules for ranges in ranges_in(version, entry)
+            )
             for obj in table.set(
                 block_set(table, ranges), "hash:net", tuple(map(range_item, ranges))
             )
         )
         if blocks:
             yield table.rules("ipset", name, (), blocks)
-
-
-class FamilyTable(Struct, frozen=True):
-    """Table and sets of one address family on a node; creates their objects."""
-
-    version: int
-    netns: str = ""
-
-    @property
-    def family(self) -> str:
-        return FAMILIES[self.version]
-
-    def chain(self, name: str, rules: Sequence[str]) -> IptablesChain:
-        return IptablesChain(self.netns, self.family, "filter", name, tuple(rules))
-
-    def entry(self, chain: str, rule: str) -> ChainEntry:
-        return ChainEntry(self.netns, self.family, "filter", chain, rule)
-
-    def set_name(self, kind: str, name: str) -> str:
-        """Return the name of a set: `cali40s:…`, `cali60s:…`."""
-        return f"cali{self.version}0{kind}:{name}"
-
-    def set(self, name: str, type_: str, items: Sequence[str]) -> Iterator[IpsetObject]:
-        """Yield a set and its members."""
-        yield Set(self.netns, name, f"{type_} family {SET_FAMILIES[self.version]}")
-        for item in items:
-            yield Member(self.netns, name, item)
-
-    def rules(
-        self,
-        backend: str,
-        subject: str,
-        objects: tuple[RuleObject, ...],
-        shared: tuple[RuleObject, ...] = (),
-    ) -> SubjectRules[RuleObject]:
-        return SubjectRules(backend, self.family, subject, objects, shared)
 
 
 def base(table: FamilyTable) -> Iterator[RuleObject]:
@@ -318,77 +277,20 @@ def _jump(policy: IsolatingPolicy) -> str:
 
 def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
     """Yield the rules of a policy in one direction."""
-    peer = _ENDS[policy.direction].peer
     for entry in policy.rules:
         note = comment(rule_comment(policy, entry))
         target, end = _ACTIONS[entry.action]
         actions = [f"-j {target}"] if target else []
         if (group := _LOG_GROUPS.get(entry.action)) is not None:
             actions.insert(0, _log(log_prefix(rule_comment(policy, entry)), group))
-        matches = [
-            f"{port}{note}{peers} {action}"
-            for peers in _peers(table, peer, entry)
-            for port in _ports(table, entry)
+        rules = [
+            f"{before}{note}{after} {action}"
+            for before, after in matches(table, policy.direction, entry)
             for action in actions
         ]
-        yield from matches
-        if matches and end:
+        yield from rules
+        if rules and end:
             yield end
-
-
-def _peers(table: FamilyTable, peer: str, entry: PolicyRule) -> Iterator[str]:
-    """Yield the matches of the peers of a rule, of which one has to match."""
-    ranges = entry.ranges_of(table.version)
-    if entry.is_any_peer or is_everything(ranges):
-        yield ""
-        return
-    for each in entry.groups:
-        yield f" -m set --match-set {group_set(table, each)} {peer}"
-    if ranges:
-        yield f" -m set --match-set {block_set(table, ranges)} {peer}"
-
-
-def _ports(table: FamilyTable, entry: PolicyRule) -> Iterator[str]:
-    """Yield the matches of the ports of a rule, of which one has to match."""
-    if entry.is_any_port:
-        yield ""
-    for protocol, ports in ports_by_protocol(entry).items():
-        if not ports:
-            yield f"-p {protocol} "
-        for part in _multiport_parts(ports):
-            yield f"-p {protocol} -m multiport --dports {part} "
-    for name in entry.port_names:
-        yield f"-m set --match-set {port_set(table, name)} dst,dst "
-
-
-def _multiport_parts(ports: Sequence[PortRange]) -> Iterator[str]:
-    """Yield lists of ports, each as long as one match of `multiport` may be."""
-    part: list[str] = []
-    used = 0
-    for port in ports:
-        count = 1 if port.first == port.last else 2
-        if used + count > MAX_MATCHED_PORTS:
-            yield ",".join(part)
-            part, used = [], 0
-        part.append(port_text(port, ":"))
-        used += count
-    if part:
-        yield ",".join(part)
-
-
-def group_set(table: FamilyTable, group: PodGroup) -> str:
-    """Return the name of the set of a group of pods."""
-    return table.set_name("s", group_digest(group))
-
-
-def port_set(table: FamilyTable, port: PortName) -> str:
-    """Return the name of the set of the ports with a name."""
-    return table.set_name("n", f"{port.protocol.lower()}-{port.name}")
-
-
-def block_set(table: FamilyTable, ranges: Sequence[str]) -> str:
-    """Return the name of the set of ranges of addresses."""
-    return table.set_name("b", digest(*ranges))
 
 
 def policy_chain(policy: IsolatingPolicy) -> str:

@@ -5,11 +5,13 @@ When one pod changes, each selector is compared with this pod alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.api.calico.selectors import Expression
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.meta import Labels, LabelSelector
@@ -18,6 +20,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import has_addresses
+from kubenetlab.datapath.policy.calico_labels import namespace_labels, pod_labels, service_account
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 NamedPort = tuple[str, str, int]
@@ -35,6 +38,7 @@ class PolicyPod(Struct, frozen=True):
     """Ports of its containers that have names."""
     node: str = ""
     """Name of its node."""
+    service_account: str = "default"
 
     @property
     def full_name(self) -> str:
@@ -54,6 +58,8 @@ class PodGroup(Struct, frozen=True):
     """Selector of the pods, as JSON."""
     namespaces: str = ""
     """Selector of the namespaces, as JSON; empty without one."""
+    expression: Expression | None = None
+    """Calico's selector of the pods, in place of the others; see calico_labels.py."""
 
     @classmethod
     def of(
@@ -68,8 +74,15 @@ class PodGroup(Struct, frozen=True):
             cls(namespace, selector) if namespaces is None else cls("", selector, _text(namespaces))
         )
 
+    @classmethod
+    def selected(cls, expression: Expression) -> PodGroup:
+        """Return the group of the pods that Calico's selector matches."""
+        return cls("", "", expression=expression)
+
     def __str__(self) -> str:
         """Return `pods app=web in namespace shop`, for comments in the kernel."""
+        if self.expression is not None:
+            return f"pods {self.expression}"
         pods = f"pods {self.pod_selector}" if str(self.pod_selector) else "all pods"
         selector = self.namespace_selector
         if selector is None:
@@ -124,11 +137,20 @@ def _policy_pod(pod: Pod | None, attachment: Attachment | None) -> PolicyPod | N
         attachment.addresses,
         tuple(ports),
         attachment.node,
+        service_account(pod),
     )
 
 
 def members(cache: PlanCache, cluster: Cluster, pods: Pods, group: PodGroup) -> Pods:
     """Return the pods of a group."""
+    if group.expression is not None:
+        labels = cluster.index(Namespace, namespace_labels)
+        return cache.follow(
+            ("members", group),
+            partial(_members_by_expression, group.expression, labels),
+            pods,
+            given=labels,
+        )
     selector = group.namespace_selector
     if selector is None:
         namespaces = frozenset([group.namespace])
@@ -158,6 +180,30 @@ def _members(
         {
             key: pod
             if pod is not None and pod.namespace in namespaces and selector.matches(pod.labels)
+            else None
+            for key, (_, pod) in changes.items()
+        }
+    )
+
+
+def _members_by_expression(
+    selector: Expression,
+    labels_of_namespaces: Mapping[str, Labels],
+    former: Pods | None,
+    changes: ChangedEntries[ObjectKey, PolicyPod],
+) -> Pods:
+    return (Pods() if former is None else former).with_changes(
+        {
+            key: pod
+            if pod is not None
+            and selector.matches(
+                pod_labels(
+                    pod.labels,
+                    pod.namespace,
+                    labels_of_namespaces.get(pod.namespace, {}),
+                    pod.service_account,
+                )
+            )
             else None
             for key, (_, pod) in changes.items()
         }

@@ -13,7 +13,8 @@
                 →  a pod to itself, by a Service: accept
                 →  drop
     admin-…     →  the rules of all policies of a tier that apply to a pod, in order: accept, drop,
-    baseline-…     or return for the action Pass
+    baseline-…     or return for the action Pass. Other tiers of Calico, and policies of the default
+                   tier with this action, have such chains, too
 
 The rules are in the tables `ip network-policy` and `ip6 network-policy`. `accept` in the chain
 egress ends this chain alone: ingress follows. Pods to which the same policies apply share a chain.
@@ -22,9 +23,9 @@ same number of rules with ten pods as with a thousand. Each rule has the name of
 number there, as comment.
 
 Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
-Rules of tiers for egress do, in the chain input. Packets of pods to Services pass the hook output
-where IPVS forwards them. Neighbour discovery of IPv6, which conntrack does
-not track, always passes.
+Rules for egress of tiers and of Calico's policies do, in the chain input. Packets of pods to
+Services pass the hook output where IPVS forwards them. Neighbour discovery of IPv6, which conntrack
+does not track, always passes.
 
 A connection that a policy once allowed goes on when the policy changes.
 """
@@ -37,6 +38,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
@@ -44,16 +46,13 @@ from kubenetlab.datapath.policy.common import (
     ISOLATED,
     addresses,
     digest,
-    group_digest,
-    is_everything,
     isolation_log_prefix,
     log_prefix,
     named_port_keys,
-    port_text,
-    ports_by_protocol,
     rule_comment,
 )
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
+from kubenetlab.datapath.policy.nftables_matches import ENDS, group_set, matches, port_set
 from kubenetlab.datapath.policy.rules import DEFAULT, IsolatingPolicy, PolicyRule, PortName
 from kubenetlab.datapath.policy.stages import Stage, after, at, before, stages
 from kubenetlab.datapath.view import NodeView
@@ -80,7 +79,6 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     Log,
     MapVerdict,
     Match,
-    OneOf,
     Verdict,
     accept,
     drop,
@@ -114,18 +112,13 @@ _BASE_CHAINS: Final[Mapping[str, tuple[Hook, Sequence[str]]]] = {
     "output-ingress": (Hook("filter", "output", 1), _OF_INGRESS),
 }
 """Base chain → its hook, and the maps in which it looks up the pod."""
-_SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
-    "Egress": ("saddr", "daddr"),
-    "Ingress": ("daddr", "saddr"),
-}
-"""Direction → (part of the header with the pod to which policies apply, part with its peer)."""
 
 
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("nft",), features=("nft vmap", "nft log"))
-    enforced_kinds = (NetworkPolicy, *TIER_KINDS)
+    enforced_kinds = (NetworkPolicy, *TIER_KINDS, *CALICO_POLICY_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for family in node.families:
@@ -199,7 +192,7 @@ def base(table: FamilyTable) -> Iterator[NftObject]:
     for direction in _DIRECTIONS:
         for stage, comment in _STAGES.items():
             name = _map(direction, stage)
-            address = f"{table.family} {_SELECTORS[direction][0]}"
+            address = f"{table.family} {ENDS[direction][0]}"
             yield table.collection(name, verdicts, comment.format(direction.lower()))
             lookups[name] = rule(MapVerdict((address,), name))
     yield table.collection(_TO_NODE, verdicts, "pods whose egress to their own node is isolated")
@@ -325,9 +318,8 @@ def _rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[Rule]:
     """Yield the rules of a policy in one direction, in order."""
     for entry in policy.rules:
         comment = rule_comment(policy, entry)
-        for peer in _peers(table, policy.direction, entry):
-            for port in _ports(table, entry):
-                yield rule(*peer, *port, *_action(entry, comment), comment=comment)
+        for match in matches(table.version, policy.direction, entry):
+            yield rule(*match, *_action(entry, comment), comment=comment)
 
 
 def _action(entry: PolicyRule, comment: str) -> tuple[AnyStatement, ...]:
@@ -341,46 +333,6 @@ def _action(entry: PolicyRule, comment: str) -> tuple[AnyStatement, ...]:
             return (return_,)
         case "Log":
             return (Log(POLICY_TRACE_GROUP, log_prefix(comment)),)
-
-
-def _peers(
-    table: FamilyTable, direction: Direction, entry: PolicyRule
-) -> Iterator[tuple[AnyStatement, ...]]:
-    """Yield the matches of the peers of a rule, of which one has to match."""
-    selector = f"{table.family} {_SELECTORS[direction][1]}"
-    if entry.is_any_peer:
-        yield ()
-    for each in entry.groups:
-        yield (InSet((selector,), group_set(each)),)
-    ranges = entry.ranges_of(table.version)
-    if is_everything(ranges):
-        yield ()
-    elif ranges:
-        yield (OneOf(selector, ranges),)
-
-
-def _ports(table: FamilyTable, entry: PolicyRule) -> Iterator[tuple[AnyStatement, ...]]:
-    """Yield the matches of the ports of a rule, of which one has to match."""
-    if entry.is_any_port:
-        yield ()
-    for protocol, ports in ports_by_protocol(entry).items():
-        is_protocol = Match("meta l4proto", protocol)
-        if ports:
-            yield (is_protocol, OneOf("th dport", tuple(port_text(port, "-") for port in ports)))
-        else:
-            yield (is_protocol,)
-    for name in entry.port_names:
-        yield (InSet((f"{table.family} daddr", "meta l4proto", "th dport"), port_set(name)),)
-
-
-def group_set(group: PodGroup) -> str:
-    """Return the name of the set of a group of pods."""
-    return f"pods-{group_digest(group)}"
-
-
-def port_set(port: PortName) -> str:
-    """Return the name of the set of the ports with a name."""
-    return f"port-{port.name}-{port.protocol.lower()}"
 
 
 def policy_chain(policy: IsolatingPolicy) -> str:

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
 
-from kubenetlab.api.containers import MAX_PORT, Protocol
+from kubenetlab.api.containers import MAX_PORT
 from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import (
     Direction,
@@ -23,6 +23,9 @@ from kubenetlab.api.policies.network_policy import (
     NetworkPolicyPort,
 )
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.policy.conditions import Condition, groups_in, port_names_in
+from kubenetlab.datapath.policy.conditions import PortName as PortName
+from kubenetlab.datapath.policy.conditions import PortRange as PortRange
 from kubenetlab.datapath.policy.members import PodGroup
 
 N = TypeVar("N", IPv4Network, IPv6Network)
@@ -31,25 +34,6 @@ RuleAction = Action | Literal["Log"]
 
 NETWORK_POLICY_ORDER: Final = 1000.0
 """Place of NetworkPolicies in their tier, as in Calico."""
-
-
-class PortRange(Struct, frozen=True, order=True):
-    """Ports of the destination, by number."""
-
-    protocol: Protocol
-    first: int
-    last: int
-
-    @property
-    def is_all(self) -> bool:
-        return (self.first, self.last) == (0, MAX_PORT)
-
-
-class PortName(Struct, frozen=True, order=True):
-    """Port of the destination pod, by name."""
-
-    protocol: Protocol
-    name: str
 
 
 class PolicyRule(Struct, frozen=True):
@@ -69,6 +53,20 @@ class PolicyRule(Struct, frozen=True):
     port_names: tuple[PortName, ...]
     action: RuleAction = "Accept"
     """Rules of NetworkPolicies always accept."""
+    versions: tuple[int, ...] = (4, 6)
+    """IP versions of the packets that can match."""
+    conditions: tuple[Condition, ...] = ()
+    """Further conditions, all of which have to be met."""
+
+    @property
+    def all_groups(self) -> tuple[PodGroup, ...]:
+        """Groups of pods to which the rule refers."""
+        return (*self.groups, *groups_in(self.conditions))
+
+    @property
+    def all_port_names(self) -> tuple[PortName, ...]:
+        """Named ports to which the rule refers."""
+        return (*self.port_names, *port_names_in(self.conditions))
 
     def ranges_of(self, version: int) -> tuple[str, ...]:
         """Return the ranges of one IP version."""

@@ -23,10 +23,10 @@ def _enforced(cluster: Cluster) -> list[str]:
     decisions = cluster.get(Decisions, "", "decisions")
     if decisions is not None and decisions.netfilter_bypass:
         return []
-    engine = modes.load(
-        "policy", *cluster_modes.policy_engine(cluster.config.networking, decisions)
-    )
-    return [kind.kind for kind in POLICY_KINDS if kind in engine.enforced_kinds]
+    networking = cluster.config.networking
+    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
+    kinds = cluster_modes.enforced_kinds(networking, engine)
+    return [kind.kind for kind in POLICY_KINDS if kind in kinds]
 
 
 def _local_ranges(cluster: Cluster) -> tuple[str, ...]:

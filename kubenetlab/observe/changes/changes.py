@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple
 from msgspec import Struct
 
 from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.changes.parties import NODES, Group, PolicyTerms, groups_of, terms_of
 from kubenetlab.observe.policies.evaluator import Evaluator
@@ -22,6 +23,7 @@ from kubenetlab.observe.policies.model import (
     RuleReference,
     Traffic,
     Verdict,
+    named_policy,
 )
 
 Access = Literal["allowed", "denied", "partly", "absent"]
@@ -206,12 +208,16 @@ def _reasons(
 
 def _denial(verdict: DirectionVerdict, end: str, version: _Version) -> Iterator[str]:
     """Yield the policies that deny a direction at one end."""
-    if verdict.decided_in == "NetworkPolicy":
-        names = [f"{name}{version.place_of('NetworkPolicy', name)}" for name in verdict.isolated_by]
-        kind, verb = (
-            ("NetworkPolicy", "isolates") if len(names) == 1 else ("NetworkPolicies", "isolate")
+    if not verdict.decided_by:
+        policies = list(map(named_policy, verdict.isolated_by))
+        is_plain = all(kind == NetworkPolicy.kind for kind, _ in policies)
+        names = " and ".join(
+            f"{'' if is_plain else f'{kind} '}{name}{version.place_of(kind, name)}"
+            for kind, name in policies
         )
-        yield f"{kind} {' and '.join(names)} {verb} the {end}"
+        if is_plain:
+            names = f"{'NetworkPolicy' if len(policies) == 1 else 'NetworkPolicies'} {names}"
+        yield f"{names} {'isolates' if len(policies) == 1 else 'isolate'} the {end}"
     else:
         yield f"{_rule(verdict.decided_by[0], version)} denies it for the {end}"
 

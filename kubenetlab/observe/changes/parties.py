@@ -18,6 +18,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from kubenetlab.api.calico.policies import GlobalNetworkSet, NetworkSet, port_range
+from kubenetlab.api.calico.selectors import labels_in, parse_selector, selector_fault
 from kubenetlab.api.core import Node
 from kubenetlab.api.kinds import POLICY_KINDS, find_kind
 from kubenetlab.api.meta import Resource
@@ -31,6 +33,8 @@ Network = IPv4Network | IPv6Network
 
 NODES: Final = "nodes"
 """Title of the group of all nodes."""
+_CALICO_SELECTORS: Final = ("selector", "notSelector")
+"""Fields with selectors of pods in policies of Calico."""
 _EVERYWHERE: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _EQUAL_PODS: Final = 2
 """Number of equal pods of a group that are looked at: a pod and another one of its group."""
@@ -78,6 +82,12 @@ def terms_of(cluster: Cluster) -> PolicyTerms:
                 labels |= _label_keys(fields)
                 ranges |= dict.fromkeys(_ranges(fields))
                 ports |= _ports(fields)
+    sets: list[NetworkSet | GlobalNetworkSet] = [
+        *cluster.all(NetworkSet),
+        *cluster.all(GlobalNetworkSet),
+    ]
+    for networks in sets:
+        ranges |= {range_: None for net in networks.spec.nets if (range_ := range_of(net))}
     return PolicyTerms(labels, tuple(ranges), ports)
 
 
@@ -97,12 +107,15 @@ def _label_keys(fields: Mapping[str, object]) -> set[str]:
     keys = set(labels) if isinstance(labels, Mapping) else set()
     if isinstance(key := fields.get("key"), str) and "operator" in fields:
         keys.add(key)
+    for name in _CALICO_SELECTORS:
+        if isinstance(text := fields.get(name), str) and not selector_fault(text):
+            keys.update(labels_in(parse_selector(text)))
     return keys
 
 
 def _ranges(fields: Mapping[str, object]) -> Iterator[Network]:
     texts: list[object] = [fields.get("cidr")]
-    for name in ("except", "networks"):
+    for name in ("except", "networks", "nets", "notNets"):
         several = fields.get(name)
         texts += several if isinstance(several, list | tuple) else ()
     for text in texts:
@@ -115,6 +128,11 @@ def _ports(fields: Mapping[str, object]) -> set[tuple[str, int]]:
     protocol = fields.get("protocol")
     protocols = [protocol] if isinstance(protocol, str) else ["TCP", "UDP", "SCTP"]
     numbers = [fields.get(name) for name in ("port", "endPort", "number", "start", "end")]
+    for name in ("ports", "notPorts"):
+        entries = fields.get(name)
+        for entry in entries if isinstance(entries, list | tuple) else ():
+            if isinstance(entry, int | str) and (limits := port_range(entry)) is not None:
+                numbers += limits
     return {(each, number) for each in protocols for number in numbers if isinstance(number, int)}
 
 

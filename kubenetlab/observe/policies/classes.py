@@ -15,13 +15,17 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS, CalicoPolicy
+from kubenetlab.api.calico.selectors import parse_selector
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
+from kubenetlab.observe.policies.calico import CalicoRules, calico_selectors
 from kubenetlab.observe.policies.model import Party
+from kubenetlab.observe.policies.subjects import Subjects
 
 Role = Literal["subject", "peer"]
 
@@ -31,11 +35,14 @@ class Classes:
 
     def __init__(self, cluster: Cluster, policies: Sequence[Resource]) -> None:
         self._cluster = cluster
+        sets = [networks for kind in CALICO_GROUP_KINDS for networks in cluster.all(kind)]
         self._criteria: Final = {
-            (direction, role): _Criteria(_parts(policies, direction, role))
+            (direction, role): _Criteria((*_parts(policies, direction, role), *sets))
             for direction in ("Ingress", "Egress")
             for role in ("subject", "peer")
         }
+        of_calico = [each for each in policies if isinstance(each, CalicoPolicy)]
+        self._calico = _CalicoCriteria(cluster, of_calico) if of_calico else None
         self._has_other_kinds = any(not isinstance(each, NetworkPolicy) for each in policies)
         self._classes: dict[tuple[str, str, Party], int] = {}
         self._numbers: dict[Hashable, int] = {}
@@ -70,7 +77,24 @@ class Classes:
             if port.name
         )
         matched = criteria.matched(pod), criteria.matched(namespace) if namespace else 0
-        return direction, role, pod.namespace, matched, ports, interval
+        by_calico = self._calico.description(party, pod) if self._calico is not None else ()
+        return direction, role, pod.namespace, matched, ports, interval, by_calico
+
+
+class _CalicoCriteria:
+    """Selectors, service accounts and Services by which policies of Calico choose pods."""
+
+    def __init__(self, cluster: Cluster, policies: Sequence[CalicoPolicy]) -> None:
+        self._rules = CalicoRules(cluster, Subjects(cluster))
+        texts = dict.fromkeys(text for text in calico_selectors(policies) if text)
+        self._selectors = [parse_selector(text) for text in texts]
+        self._names_services = any(policy.services for policy in policies)
+
+    def description(self, party: Party, pod: Pod) -> Hashable:
+        """Return a value that is the same for pods that the policies cannot distinguish."""
+        item = self._rules.item_of(pod)
+        matched = tuple(selector.matches(item.labels) for selector in self._selectors)
+        return item.account, matched, party.address if self._names_services else ""
 
 
 class _Criteria:

@@ -12,6 +12,10 @@ directions is decided in the first of these stages that has a decision:
     Baseline       as Admin
     default        allowed
 
+Policies of Calico are in the stage NetworkPolicy, too, or in tiers of their own (calico.py). If
+some of them apply to a pod, the policies of the stage have an order, and the first rule that
+matches decides or passes.
+
 To NetworkPolicies a pod always reaches itself, and a node always reaches its own pods and is
 reached by them. The policies of tiers apply to a pod that reaches itself by a Service, and to a pod
 that reaches its node. Pods with hostNetwork are part of their node.
@@ -22,14 +26,18 @@ kubernetes-sigs/network-policy-api apis/v1alpha2 and site-src/api-overview.md (0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
+from typing import Final
 
 import msgspec
+from msgspec import Struct, structs
 
+from kubenetlab.api.calico.policies import DEFAULT_TIER
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.policies.cluster_network_policy import Tier
 from kubenetlab.api.policies.network_policy import (
     Direction,
     IPBlock,
@@ -38,6 +46,7 @@ from kubenetlab.api.policies.network_policy import (
     NetworkPolicyPort,
 )
 from kubenetlab.api.store import Cluster
+from kubenetlab.observe.policies.calico import CalicoRules, CalicoTier, Ends, network_policy_place
 from kubenetlab.observe.policies.model import DirectionVerdict as DirectionVerdict
 from kubenetlab.observe.policies.model import Party as Party
 from kubenetlab.observe.policies.model import RuleReference as RuleReference
@@ -45,6 +54,41 @@ from kubenetlab.observe.policies.model import Traffic as Traffic
 from kubenetlab.observe.policies.model import Verdict as Verdict
 from kubenetlab.observe.policies.subjects import Subjects, is_in
 from kubenetlab.observe.policies.tiers import TierRules
+
+_DEFAULT_PLACE: Final = (1_000_000, DEFAULT_TIER)
+
+
+class _OtherTier(Struct, frozen=True, order=True):
+    """A tier that is not the default one."""
+
+    place: tuple[float, str]
+    """Order and name."""
+    tier: Tier | CalicoTier
+
+
+def _of_calico(tier: CalicoTier) -> _OtherTier:
+    return _OtherTier((tier.order, tier.name), tier)
+
+
+class _Outcome(Struct, frozen=True):
+    """Outcome of several tiers: a rule that decides, or passes; or policies that isolate."""
+
+    rule: RuleReference | None = None
+    isolated_by: tuple[str, ...] = ()
+    tier: str = ""
+    """Name of the tier whose policies isolate."""
+
+    @property
+    def is_final(self) -> bool:
+        return self.rule is not None and self.rule.action != "Pass"
+
+
+class _DefaultOutcome(Struct, frozen=True):
+    """Outcome of the default tier."""
+
+    verdict: DirectionVerdict
+    is_final: bool
+    """True if no further tier is evaluated."""
 
 
 class Evaluator:
@@ -54,6 +98,7 @@ class Evaluator:
         self._cluster = cluster
         self._subjects = Subjects(cluster)
         self._tiers = TierRules(cluster, self._subjects)
+        self._calico = CalicoRules(cluster, self._subjects)
         self._selected: dict[bytes, AbstractSet[str]] = {}
         """Namespace selector, encoded → names of the namespaces that it matches."""
         self._isolating: dict[tuple[str, Direction], Sequence[NetworkPolicy]] = {}
@@ -103,21 +148,99 @@ class Evaluator:
         traffic: Traffic,
         exemption: str,
     ) -> DirectionVerdict:
-        connection = (direction, subject, peer, destination, traffic)
-        isolating = self._isolating_policies(subject.pod, direction)
-        allowed_by = (
-            RuleReference(_name(policy), index)
+        source = subject if direction == "Egress" else peer
+        ends = Ends(direction, subject, peer, source, destination, traffic)
+        outcome = self._in_default_tier(ends, exemption)
+        result = outcome.verdict
+        before = self._in_tiers(self._before, ends)
+        if before.isolated_by:
+            return DirectionVerdict(direction, before.isolated_by, isolated_in=before.tier)
+        result = structs.replace(result, admin=before.rule)
+        if before.is_final or outcome.is_final:
+            return result
+        after = self._in_tiers(self._after, ends)
+        if after.isolated_by:
+            return structs.replace(result, isolated_by=after.isolated_by, isolated_in=after.tier)
+        return structs.replace(result, baseline=after.rule)
+
+    def _in_default_tier(self, ends: Ends, exemption: str) -> _DefaultOutcome:
+        """Return the verdict of the default tier.
+
+        The order of NetworkPolicies matters only beside policies of Calico, which know no
+        exemptions.
+        """
+        isolating = self._isolating_policies(ends.subject.pod, ends.direction)
+        others = self._calico.policies(ends, DEFAULT_TIER)
+        if not others:
+            names, rules = map(_name, isolating), self._allowing_rules(isolating, ends)
+            verdict = DirectionVerdict(ends.direction)
+            if not exemption:
+                verdict = DirectionVerdict(ends.direction, tuple(names), tuple(rules))
+            return _DefaultOutcome(verdict, bool(isolating))
+        in_order = [
+            (
+                network_policy_place(policy.namespace, policy.name),
+                _name(policy),
+                next(self._allowing_rules([policy], ends), None),
+            )
             for policy in isolating
-            for index, (peers, ports) in enumerate(_rules(policy, direction))
-            if self._is_any_peer(policy, peers, peer)
-            and self._is_any_port(ports, destination, traffic)
+        ]
+        in_order += (
+            (place, policy.title, self._calico.rule_of(policy, ends)) for place, policy in others
         )
-        return DirectionVerdict(
-            direction,
-            () if exemption else tuple(_name(policy) for policy in isolating),
-            () if exemption else tuple(allowed_by),
-            self._tiers.first_rule("Admin", *connection),
-            None if isolating else self._tiers.first_rule("Baseline", *connection),
+        in_order.sort(key=lambda entry: entry[0])
+        titles = tuple(title for _, title, _ in in_order)
+        rule = next((rule for _, _, rule in in_order if rule is not None), None)
+        if rule is not None and rule.action == "Accept":
+            return _DefaultOutcome(DirectionVerdict(ends.direction, titles, (rule,)), True)
+        verdict = DirectionVerdict(ends.direction, titles, ordered=rule)
+        return _DefaultOutcome(verdict, rule is None or rule.action != "Pass")
+
+    @cached_property
+    def _before(self) -> Sequence[_OtherTier]:
+        """Tiers before the default one, in order."""
+        tiers = [_OtherTier((1_000, "Admin"), "Admin"), *map(_of_calico, self._calico.tiers)]
+        return sorted(tier for tier in tiers if tier.place < _DEFAULT_PLACE)
+
+    @cached_property
+    def _after(self) -> Sequence[_OtherTier]:
+        """Tiers after the default one, in order."""
+        baseline = _OtherTier((10_000_000, "Baseline"), "Baseline")
+        tiers = [baseline, *map(_of_calico, self._calico.tiers)]
+        return sorted(tier for tier in tiers if tier.place > _DEFAULT_PLACE)
+
+    def _in_tiers(self, tiers: Sequence[_OtherTier], ends: Ends) -> _Outcome:
+        """Return the outcome of tiers in order."""
+        passed: RuleReference | None = None
+        for tier in tiers:
+            isolated_by: tuple[str, ...] = ()
+            if isinstance(tier.tier, CalicoTier):
+                rule, isolated_by = self._calico.first_rule(tier.tier, ends)
+            else:
+                rule = self._tiers.first_rule(
+                    tier.tier,
+                    ends.direction,
+                    ends.subject,
+                    ends.peer,
+                    ends.destination,
+                    ends.traffic,
+                )
+            if rule is None and isolated_by:
+                return _Outcome(None, isolated_by, tier.place[1])
+            if rule is not None and rule.action != "Pass":
+                return _Outcome(rule)
+            passed = passed or rule
+        return _Outcome(passed)
+
+    def _allowing_rules(
+        self, policies: Iterable[NetworkPolicy], ends: Ends
+    ) -> Iterator[RuleReference]:
+        return (
+            RuleReference(_name(policy), index)
+            for policy in policies
+            for index, (peers, ports) in enumerate(_rules(policy, ends.direction))
+            if self._is_any_peer(policy, peers, ends.peer)
+            and self._is_any_port(ports, ends.destination, ends.traffic)
         )
 
     def _isolating_policies(self, name: str, direction: Direction) -> Sequence[NetworkPolicy]:

@@ -18,6 +18,8 @@ from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleRefer
 
 _DROP: Final = "isolated by network policies"
 """Comment of the rules that drop packets of isolated pods."""
+_OWN_NODE: Final = ("egress-to-node", "cali-wl-to-host")
+"""Map or chain for packets of pods to their own node, which has the same rules."""
 _ADDRESS_OPTIONS: Final = {"Egress": "-s", "Ingress": "-d"}
 """Option of iptables for the address of the isolated pod."""
 
@@ -91,6 +93,8 @@ def _drops(lines: Sequence[_Line], verdict: DirectionVerdict, subject: Party) ->
     direction = verdict.direction.lower()
     option = _ADDRESS_OPTIONS[verdict.direction]
     for line in lines:
+        if any(name in line.chain for name in _OWN_NODE):
+            continue
         words = line.text.split()
         if line.is_element:
             is_own = direction in line.chain and words[0] == subject.address

@@ -44,10 +44,16 @@ class RuleReference(Struct, frozen=True):
     """Name of the rule, if it has one."""
     action: Action = "Accept"
     """Action for connections that match the rule."""
+    tier: str = ""
+    """Tier of the policy, if it is one of Calico's and not the default one."""
 
 
-Stage = Literal["Admin", "NetworkPolicy", "Baseline", "default"]
-"""Stage of the evaluation of one direction."""
+Stage = str
+"""Stage of the evaluation of one direction.
+
+Admin, NetworkPolicy, Baseline, default, or the name of another tier of Calico. NetworkPolicy is the
+stage of all policies of the default tier.
+"""
 
 
 class DirectionVerdict(Struct, frozen=True):
@@ -56,48 +62,68 @@ class DirectionVerdict(Struct, frozen=True):
     direction: Direction
     """Egress for the source, Ingress for the destination."""
     isolated_by: tuple[str, ...] = ()
-    """`namespace/name` of the NetworkPolicies that isolate the pod in this direction."""
+    """Policies that isolate the pod in this direction.
+
+    `namespace/name` of NetworkPolicies, titles of others such as `GlobalNetworkPolicy deny`.
+    """
     allowed_by: tuple[RuleReference, ...] = ()
-    """Rules of NetworkPolicies that allow the connection nevertheless."""
+    """Rules of NetworkPolicies, or of other policies of this stage, that allow the connection."""
     admin: RuleReference | None = None
-    """First rule of the tier Admin that matches the connection."""
+    """Rule of the tiers before NetworkPolicies that decides, or passes to the next tier."""
     baseline: RuleReference | None = None
-    """First rule of the tier Baseline that matches; None if another stage decides before."""
+    """Likewise of the tiers after them; None if another stage decides before."""
+    ordered: RuleReference | None = None
+    """Rule of the default tier that denies the connection, or passes it to the next tier."""
+    isolated_in: str = ""
+    """Name of the tier to which `isolated_by` belongs, if it is not the default one."""
 
     @property
     def is_allowed(self) -> bool:
-        match self.decided_in:
-            case "NetworkPolicy":
-                return bool(self.allowed_by)
-            case "default":
-                return True
-        return self.decided_by[0].action == "Accept"
+        stage = self.decided_in
+        if stage == "default":
+            return True
+        if stage == "NetworkPolicy":
+            return bool(self.allowed_by)
+        return bool(self.decided_by) and self.decided_by[0].action == "Accept"
 
     @property
     def decided_in(self) -> Stage:
         """Stage that decides."""
-        if _is_final(self.admin):
-            return "Admin"
-        if self.isolated_by:
+        if self.admin is not None and _is_final(self.admin):
+            return self.admin.tier or "Admin"
+        if self.isolated_in:
+            return self.isolated_in
+        is_passed = self.ordered is not None and not _is_final(self.ordered)
+        if self.isolated_by and not is_passed:
             return "NetworkPolicy"
-        return "Baseline" if _is_final(self.baseline) else "default"
+        if self.baseline is not None and _is_final(self.baseline):
+            return self.baseline.tier or "Baseline"
+        return "default"
 
     @property
     def decided_by(self) -> tuple[RuleReference, ...]:
-        """Rules that decide; none if NetworkPolicies have no rule for it, and by default."""
+        """Rules that decide; none if a pod is isolated and no rule matches, and by default."""
+        if self.admin is not None and _is_final(self.admin):
+            return (self.admin,)
         match self.decided_in:
-            case "Admin":
-                return (self.admin,) if self.admin is not None else ()
+            case "default":
+                return ()
             case "NetworkPolicy":
-                return self.allowed_by
-            case "Baseline":
-                return (self.baseline,) if self.baseline is not None else ()
-        return ()
+                return (self.ordered,) if self.ordered is not None else self.allowed_by
+            case self.isolated_in:
+                return ()
+        return (self.baseline,) if self.baseline is not None else ()
 
 
-def _is_final(rule: RuleReference | None) -> bool:
+def named_policy(title: str) -> tuple[str, str]:
+    """Return kind and name of a policy in `isolated_by`."""
+    kind, _, name = title.rpartition(" ")
+    return kind or "NetworkPolicy", name
+
+
+def _is_final(rule: RuleReference) -> bool:
     """Return True if a rule of a tier decides, rather than passes to the next stage."""
-    return rule is not None and rule.action != "Pass"
+    return rule.action != "Pass"
 
 
 class Verdict(Struct, frozen=True):

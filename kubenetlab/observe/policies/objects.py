@@ -1,29 +1,37 @@
 """Objects that decide about connections, as a lab's API sends them: policies, pods, namespaces.
 
 Pods have only the fields that policies read: labels, ports with names, service account, and
-hostNetwork. The Cluster
-document has the external hosts, whose names policies can have.
+hostNetwork. The Cluster document has the external hosts, whose names policies can have. Policies of
+Calico come with the network sets, tiers and endpoints to which they refer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypedDict
 
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS, CALICO_POLICY_KINDS
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Namespace, Node, NodeStatus
 from kubenetlab.api.json_types import JsonObject
-from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.kinds import POLICY_KINDS, POLICY_PEER_KINDS
 from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.pods import Pod, PodSpec, PodStatus
 from kubenetlab.api.store import Cluster, DocumentSource
 
-_KINDS: Final[tuple[type[Resource], ...]] = (ClusterConfig, Namespace, Node, Pod, *POLICY_KINDS)
+_KINDS: Final[tuple[type[Resource], ...]] = (
+    ClusterConfig,
+    Namespace,
+    Node,
+    Pod,
+    *POLICY_KINDS,
+    *POLICY_PEER_KINDS,
+)
 
 
 class PolicyDocument(TypedDict):
@@ -96,6 +104,7 @@ def render_policy_objects(
             for each in cluster.all(Node)
         ),
         *map(_pod, cluster.all(Pod)),
+        *_peers_of_calico(cluster),
     )
     objects: list[PolicyDocument] = [
         {"kind": each.kind, "object": msgspec.to_builtins(each), "source": None} for each in others
@@ -110,6 +119,17 @@ def render_policy_objects(
         for policy in cluster.all(kind)
     ]
     return {"enforced": list(enforced), "local_ranges": list(local_ranges), "objects": objects}
+
+
+def _peers_of_calico(cluster: Cluster) -> Iterator[Resource]:
+    """Yield the objects to which policies of Calico refer; none without such policies."""
+    policies = [policy for kind in CALICO_POLICY_KINDS for policy in cluster.all(kind)]
+    if policies:
+        for kind in CALICO_GROUP_KINDS:
+            yield from cluster.all(kind)
+    services = dict.fromkeys(name for policy in policies for name in policy.services)
+    for service in services:
+        yield from cluster.slices_by_service.get(service, ())
 
 
 def _meta(obj: Resource) -> ObjectMeta:
@@ -128,6 +148,7 @@ def _pod(pod: Pod) -> Pod:
             containers,
             node_name=pod.spec.node_name,
             host_network=pod.spec.host_network,
+            service_account=pod.spec.service_account,
             service_account_name=pod.spec.service_account_name,
         ),
         PodStatus(pod.status.phase, pod_ips=pod.status.pod_ips),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from kubenetlab.api.calico.policies import CalicoPolicy
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.pods import Pod
@@ -20,6 +21,7 @@ from kubenetlab.api.policies.network_policy import (
 )
 from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
+from kubenetlab.observe.policies.calico import CalicoRules
 from kubenetlab.observe.policies.subjects import Subjects, is_in
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class PolicyMembers:
         seen: document of `inspect`, for nodes and hosts outside.
         """
         self._subjects = Subjects(cluster)
+        self._calico = CalicoRules(cluster, self._subjects)
         self._cluster = cluster
         self._seen = seen
 
@@ -79,6 +82,10 @@ class PolicyMembers:
                 identity_labels(pod, self._subjects.namespace_labels(pod)),
             )
         ]
+
+    def selected_by_calico(self, policy: CalicoPolicy) -> list[Pod]:
+        """Return the pods to which a policy of Calico applies."""
+        return [pod for pod in self._pods() if self._calico.is_subject(policy, pod)]
 
     def pods_of(self, policy: NetworkPolicy, peer: NetworkPolicyPeer) -> list[Pod]:
         """Return the pods that the selectors of a peer match."""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference, named_policy
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.verdicts import PathVerdict, PolicyVerdicts
 from kubenetlab.observe.targets.locations import Location
@@ -87,15 +88,17 @@ def lookup_denials(
 def denial(verdict: DirectionVerdict, end: Party, place_of: PlaceOf = no_place) -> str:
     """Return the reason why a direction is denied at one end."""
     direction = verdict.direction.lower()
-    if verdict.decided_in == "NetworkPolicy":
-        names = verdict.isolated_by
+    if not verdict.decided_by:
+        policies = list(map(named_policy, verdict.isolated_by))
+        is_plain = all(kind == NetworkPolicy.kind for kind, _ in policies)
         titled = joined(
-            f"{name}{_in_parentheses(place_of('NetworkPolicy', name, ()))}" for name in names
+            f"{'' if is_plain else f'{kind} '}{name}{_in_parentheses(place_of(kind, name, ()))}"
+            for kind, name in policies
         )
-        kind, verb = (
-            ("NetworkPolicy", "isolates") if len(names) == 1 else ("NetworkPolicies", "isolate")
-        )
-        return f"{kind} {titled} {verb} {end.pod} for {direction}"
+        if is_plain:
+            titled = f"{'NetworkPolicy' if len(policies) == 1 else 'NetworkPolicies'} {titled}"
+        verb = "isolates" if len(policies) == 1 else "isolate"
+        return f"{titled} {verb} {end.pod} for {direction}"
     rule = verdict.decided_by[0]
     return f"{rule_title(rule, verdict, place_of)} denies {direction} of {end.pod}"
 

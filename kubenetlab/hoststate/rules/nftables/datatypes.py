@@ -77,6 +77,11 @@ def _flags(bits: Mapping[str, int]) -> Callable[[str], bytes]:
     return lambda text: _HOST_NUMBER.pack(sum(bits[name] for name in text.split(",")))
 
 
+def _byte(numbers: Mapping[str, int]) -> Callable[[str], bytes]:
+    """Return the encoder of values of one byte, given by name or by number."""
+    return lambda text: bytes((int(text) if text.isdigit() else numbers[text],))
+
+
 def _interface(text: str) -> bytes:
     """Encode an interface name with its padding, or the prefix before a final `*`."""
     name = text.encode()
@@ -91,13 +96,15 @@ DATA_TYPES: Final[Mapping[str, DataType]] = {
     "integer": DataType(4, 4, BYTEORDER_HOST, lambda text: _HOST_NUMBER.pack(int(text, 0))),
     "ipv4_addr": DataType(7, 4, BYTEORDER_BIG, _address(ip.AF_INET)),
     "ipv6_addr": DataType(8, 16, BYTEORDER_BIG, _address(ip.AF_INET6)),
-    "inet_proto": DataType(12, 1, BYTEORDER_NONE, lambda text: bytes((_PROTOCOLS[text],))),
+    "inet_proto": DataType(12, 1, BYTEORDER_NONE, _byte(_PROTOCOLS)),
     "inet_service": DataType(13, 2, BYTEORDER_BIG, lambda text: _PORT.pack(int(text))),
     "mark": DataType(19, 4, BYTEORDER_HOST, lambda text: _HOST_NUMBER.pack(int(text, 0))),
     "ct_state": DataType(26, 4, BYTEORDER_HOST, _flags(_CT_STATES), is_bitmask=True),
     "ct_status": DataType(28, 4, BYTEORDER_HOST, _flags(_CT_STATUSES), is_bitmask=True),
-    "icmpv6_type": DataType(29, 1, BYTEORDER_BIG, lambda text: bytes((_ICMPV6_TYPES[text],))),
-    "icmp_code": DataType(32, 1, BYTEORDER_BIG, lambda text: bytes((_ICMP_CODES[text],))),
+    "icmpv6_type": DataType(29, 1, BYTEORDER_BIG, _byte(_ICMPV6_TYPES)),
+    "icmp_type": DataType(14, 1, BYTEORDER_BIG, _byte({})),
+    "icmpv6_code": DataType(33, 1, BYTEORDER_BIG, _byte({})),
+    "icmp_code": DataType(32, 1, BYTEORDER_BIG, _byte(_ICMP_CODES)),
     "fib_addrtype": DataType(
         38, 4, BYTEORDER_HOST, lambda text: _HOST_NUMBER.pack(_ADDRESS_TYPES[text])
     ),

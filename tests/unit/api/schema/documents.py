@@ -87,6 +87,46 @@ specs:
 - {nodeSelector: {}, ingress: [{fromEntities: [cluster]}]}
 ---
 apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: security.some}
+spec:
+  tier: security
+  order: 10
+  selector: app == "web"
+  types: [Ingress, Egress]
+  serviceAccountSelector: all()
+  ingress:
+  - action: Allow
+    ipVersion: 4
+    protocol: TCP
+    source: {nets: [10.0.0.0/8], notNets: [10.1.0.0/16], serviceAccounts: {names: [a]}}
+    destination: {ports: [80, '90:100', http], notPorts: [95]}
+  - {action: Log, protocol: ICMP, icmp: {type: 8, code: 0}, notICMP: {type: 3}}
+  - {action: Pass, source: {services: {name: web}}}
+  egress:
+  - {action: Deny, notProtocol: 47, destination: {notSelector: has(x), namespaceSelector: global()}}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: GlobalNetworkPolicy
+metadata: {name: some}
+spec: {namespaceSelector: all(), doNotTrack: true, applyOnForward: true, order: 0.5}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkSet
+metadata: {name: some}
+spec: {nets: [10.0.0.0/8]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: some}
+spec: {nets: ['fd00::/8']}
+---
+apiVersion: projectcalico.org/v3
+kind: Tier
+metadata: {name: some}
+spec: {order: 10, defaultAction: Pass}
+---
+apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}
 spec:

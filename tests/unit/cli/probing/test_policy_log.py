@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubenetlab.cli.probing.policy_log import (
+    LOGGED,
     DropCount,
     drop_counts,
     host_names,
@@ -68,3 +69,4 @@ def test_packets_have_names_instead_of_addresses() -> None:
     assert str(named_packet("n", ping, names)).endswith(
         " n  192.0.2.1 → ext:client (198.51.100.10) ICMP: p"
     )
+    assert str(named_packet("n", ping, names, LOGGED)).endswith("ICMP: logged by p")

@@ -8,7 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.datapath.policy.iptables import MAX_MATCHED_PORTS, Mode
+from kubenetlab.datapath.policy.iptables import Mode
+from kubenetlab.datapath.policy.iptables_matches import MAX_MATCHED_PORTS
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import (
     IsolatingPolicy,

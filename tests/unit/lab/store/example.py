@@ -144,6 +144,31 @@ metadata: {name: deny}
 specs: [{endpointSelector: {}, egressDeny: [{toCIDRSet: [{cidr: 10.0.0.0/8}]}]}]
 ---
 apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: web}
+spec: {order: 10, selector: app == "web", ingress: [{action: Log}, {action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: security.deny}
+spec: {tier: security, egress: [{action: Deny, destination: {selector: role == "x"}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkSet
+metadata: {name: some}
+spec: {nets: [10.0.0.0/8]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: some, labels: {role: x}}
+spec: {nets: ['fd00::/8']}
+---
+apiVersion: projectcalico.org/v3
+kind: Tier
+metadata: {name: security}
+spec: {order: 0.5, defaultAction: Pass}
+---
+apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}
 spec: {cidr: 10.244.0.0/16}

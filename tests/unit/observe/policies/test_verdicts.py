@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
 from kubenetlab.observe.expect import expect
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import Party, Verdict
 from kubenetlab.observe.policies.reasons import lookup_denials, reasons
 from kubenetlab.observe.policies.verdicts import Decision
+from tests.calico_policies import WORLDS as CALICO_WORLDS
+from tests.calico_policies import with_calico
 from tests.clusters import DUAL
 from tests.policies import POLICIES, TRAFFIC, with_policies
+from tests.tier_policies import Document
 from tests.unit.observe.policies.worlds import (
     DENY,
     NO_EGRESS,
@@ -219,7 +223,18 @@ def test_pods_that_policies_treat_alike_share_verdicts(monkeypatch: pytest.Monke
 @given(st.lists(POLICIES, max_size=4))
 def test_classes_of_pods_do_not_change_verdicts(policies: list[dict[str, object]]) -> None:
     """For pods, the evaluator says the same about each pair without any classes."""
-    cluster = with_policies(policies)
+    assert_same_verdicts(with_policies(policies))
+
+
+@given(CALICO_WORLDS)
+def test_classes_know_the_selectors_of_calico(
+    policies: tuple[list[Document], list[Document], list[Document]],
+) -> None:
+    assert_same_verdicts(with_calico(*policies))
+
+
+def assert_same_verdicts(cluster: Cluster) -> None:
+    """Compare the verdicts about all pairs of pods with those of the evaluator."""
     lab = World(cluster)
     evaluator = Evaluator(cluster)
     pods = [pod for pod in cluster.all(Pod) if not pod.spec.host_network]

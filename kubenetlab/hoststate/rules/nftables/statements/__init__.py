@@ -14,7 +14,13 @@ from kubenetlab.hoststate.rules.nftables.statements.actions import (
     UpdateSet,
 )
 from kubenetlab.hoststate.rules.nftables.statements.maps import MapVerdict, RandomVerdict
-from kubenetlab.hoststate.rules.nftables.statements.matches import InSet, Masked, Match, OneOf
+from kubenetlab.hoststate.rules.nftables.statements.matches import (
+    InSet,
+    Masked,
+    Match,
+    MatchPair,
+    OneOf,
+)
 from kubenetlab.hoststate.rules.nftables.statements.nat import (
     Dnat,
     DnatFromMap,
@@ -33,6 +39,7 @@ from kubenetlab.hoststate.rules.nftables.statements.verdicts import (
 
 AnyStatement = (
     Match
+    | MatchPair
     | Masked
     | InSet
     | OneOf
@@ -65,6 +72,7 @@ __all__ = (
     "Masked",
     "Masquerade",
     "Match",
+    "MatchPair",
     "OneOf",
     "RandomVerdict",
     "Reject",

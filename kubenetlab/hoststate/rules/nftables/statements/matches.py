@@ -105,6 +105,26 @@ def _any_flag(name: str, flags: bytes) -> bytes:
     )
 
 
+class MatchPair(Statement, frozen=True, gc=False):
+    """Comparison of two adjacent fields of a header: `th sport 22 th dport 80`.
+
+    nft compares them in one step, wherever they are in a rule.
+    """
+
+    first: Match
+    """Comparison with one value, not negated."""
+    second: Match
+    """Comparison of the field that follows."""
+
+    def __str__(self) -> str:
+        return f"{self.first} {self.second}"
+
+    def encode(self, context: RuleContext) -> bytes:
+        selector, other = SELECTORS[self.first.selector], SELECTORS[self.second.selector]
+        value = selector.type.encode(self.first.value) + other.type.encode(self.second.value)
+        return load(context, selector, size=len(value)) + compare(value)
+
+
 class Masked(Statement, frozen=True, gc=False):
     """Comparison of some bits: `mark and 0x4000 == 0`, `ct status & dnat == 0`."""
 
