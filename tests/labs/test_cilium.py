@@ -324,6 +324,28 @@ def test_damage_is_repaired(lab: Lab) -> None:
     assert lab.problems == []
 
 
+def test_entries_of_policies_are_repaired(lab: Lab) -> None:
+    """`diff` shows what is missing, until the node agent has compared all entries."""
+    policy = (
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: c}\n"
+        "spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: "
+        "[{ipBlock: {cidr: 198.51.100.0/24}}]}]}\n"
+    )
+    lab.up(manifest("ipv4") + policy)
+    a, c = lab.pod("a"), lab.pod("c")
+    target = ("TCP", c["addresses"][0], 8080)
+    assert not lab.ask(a, target)[0].server
+    for name in ("cilium_policed", "cilium_policy", "cilium_cidr", "cilium_rules"):
+        with programs(lab, c["node"]) as loaded:
+            keys = list(loaded.keys(name))
+            assert keys, name
+            for key in keys:
+                loaded.delete(name, key)
+            assert f"+ bpf map {name}" in lab.run("diff", status=None).out
+        wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair of the map")
+        assert not lab.ask(a, target)[0].server
+
+
 def test_forwarding_survives_killed_agents(lab: Lab) -> None:
     """New agents find the programs, and serve new pods and changed links."""
     lab.up(manifest("ipv4"))
