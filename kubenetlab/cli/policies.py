@@ -78,6 +78,17 @@ def policy_engine(inspected: Inspection) -> str:
     return inspected.get("policy_engine", "none")
 
 
+def nodes_with_former_policies(inspected: Inspection) -> list[str]:
+    """Return the names of nodes whose agent of the CNI plugin is stopped, and enforces policies."""
+    stopped = [node["name"] for node in inspected["nodes"] if node["agent"] == "stopped"]
+    if not stopped:
+        return []
+    from kubenetlab.datapath.modes import load
+
+    agent = load("cni", inspected["cni"], {}).facts.agent
+    return stopped if agent is not None and agent.enforces_policies else []
+
+
 def print_denials(matrix: Matrix, policies: PolicyVerdicts | None) -> None:
     """Print the number of pairs that policies deny, and the reasons with the most pairs."""
     if policies is None:

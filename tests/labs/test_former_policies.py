@@ -55,6 +55,10 @@ def test_the_node_keeps_its_policies_until_the_agent_is_back(lab: Lab, cni: str)
     lab.kill("agent")
     assert reached(lab, "friend") == outcome(True, False)
     assert "NetworkPolicy default/quiet has changed" in lab.run("check", status=1).out
+    explained = " ".join(lab.run("explain-policy", "friend", "web1:8080").out.split())
+    assert "worker: no agent of the CNI plugin runs there" in explained
+    described = lab.run("describe", "netpol", "quiet").out
+    assert "nodes without agent have former policies: worker" in described
     lab.run("ping", status=1)
     assert "node/worker\n" in lab.run("diff", status=1).out
     boss = replaced(STRANGER, ("name: stranger}", "name: stranger, labels: {role: boss}}"))

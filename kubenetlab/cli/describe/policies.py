@@ -140,6 +140,7 @@ def describe_calico_policy(client: Client, document: JsonMapping) -> None:
 def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str:
     """Return the engine that enforces a policy, or that none does, with the reason."""
     from kubenetlab.api.kinds import qualified_kind
+    from kubenetlab.cli.policies import nodes_with_former_policies
     from kubenetlab.diagnostics import NOT_ENFORCED
 
     meta = document["metadata"]
@@ -152,7 +153,11 @@ def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str
         and not item["path"]
     ]
     if not hints:
-        return inspected.get("policy_engine", "none")
+        engine = inspected.get("policy_engine", "none")
+        if outdated := nodes_with_former_policies(inspected):
+            nodes = f"nodes without agent have former policies: {', '.join(outdated)}"
+            return f"{engine}; {paint(nodes, WARNING)}"
+        return engine
     return paint("; ".join(("nothing", *hints[0])), WARNING)
 
 

@@ -11,7 +11,12 @@ import typer
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.policies import PolicyPlaces, policy_engine, policy_objects
+from kubenetlab.cli.policies import (
+    PolicyPlaces,
+    nodes_with_former_policies,
+    policy_engine,
+    policy_objects,
+)
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, PLACE, WARNING, paint
@@ -105,6 +110,7 @@ class PolicyReport:
 
         self._client = client
         self._engine = policy_engine(inspected)
+        self._outdated = nodes_with_former_policies(inspected)
         self._nodes = {node["name"]: node["sandbox"] for node in inspected["nodes"]}
         self._hosts = {
             address: f"ext:{host['name']}"
@@ -237,6 +243,7 @@ class PolicyReport:
             yield f"{start}decided by {self._policy(rule.kind, rule.policy)}"
         else:
             yield f"{start}no policy isolates it"
+            yield from self._outdated_lines(subject)
             return
         for rule in verdict.decided_by:
             yield f"  {paint(_rule_text(rule), GOOD if verdict.is_allowed else BAD)}" + (
@@ -250,6 +257,15 @@ class PolicyReport:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
         if len(lines) > _MAX_KERNEL_RULES:
             yield f"  … and {len(lines) - _MAX_KERNEL_RULES} more rules in the kernel"
+        yield from self._outdated_lines(subject)
+
+    def _outdated_lines(self, subject: Party) -> Iterator[str]:
+        if subject.node in self._outdated:
+            yield "  " + paint(
+                f"{subject.node}: no agent of the CNI plugin runs there, so the rules of this node "
+                "are those of former policies, and decide instead",
+                WARNING,
+            )
 
     def _endpoint_data(self, endpoint: EndpointExplanation) -> JsonObject:
         return {
@@ -277,6 +293,7 @@ class PolicyReport:
         return {
             "end": self._party_data(subject),
             "allowed": verdict.is_allowed,
+            "outdated": subject.node in self._outdated,
             "stage": verdict.decided_in,
             "isolated_by": [
                 {

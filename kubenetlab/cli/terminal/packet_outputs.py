@@ -27,6 +27,7 @@ _POLICY: Final = {
 _DIRECTION: Final = {
     "end": _PARTY,
     "allowed": "bool",
+    "outdated": "bool: true if a node without agent of the CNI plugin decides by former policies",
     "stage": "text: stage that decides: Admin, NetworkPolicy, Baseline, default, or a Calico tier",
     "isolated_by": [_POLICY],
     "decided_by": [

@@ -8,6 +8,7 @@ from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster, Delete
+from kubenetlab.controllers.cluster.policy_snapshots import SNAPSHOT_KINDS
 from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.diagnostics import AGENT_STOPPED, diagnose
 from kubenetlab.hoststate.object import Key, Object
@@ -136,3 +137,10 @@ def test_modes_whose_agents_enforce_policies() -> None:
     agents = {name: modes.load("cni", name, {}).facts.agent for name in modes.known("cni")}
     enforcing = {name for name, agent in agents.items() if agent and agent.enforces_policies}
     assert enforcing == {*ENFORCING, "cilium"}
+
+
+@pytest.mark.parametrize("engine", modes.known("policy"))
+def test_snapshots_have_every_kind_of_policy(engine: str) -> None:
+    """Else a stopped agent would lose the rules of such policies."""
+    kinds = modes.load("policy", engine, {}).enforced_kinds
+    assert set(kinds) <= set(SNAPSHOT_KINDS)
