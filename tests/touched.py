@@ -242,6 +242,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "docs/testing": ("testing_page",),
     "kubenetlab/cli/input/kustomize": ("rendered_manifests",),
+    "kubenetlab/lab/agent/probe_retries": ("probe_retries",),
+    "kubenetlab/lab/nodeagent/prober": ("probe_retries",),
     "kubenetlab/lab/apiserver/restoration": ("library_changes",),
     "kubenetlab/lab/apiserver/checkpoints": ("library_changes",),
     "kubenetlab/kernel/": (

@@ -43,6 +43,7 @@ from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.observed_state import ObservedState
+from kubenetlab.lab.agent.probe_retries import retry_failing
 from kubenetlab.lab.agent.process_events import ProcessEvents
 from kubenetlab.lab.agent.provided_routes import ProvidedRoutes
 from kubenetlab.lab.agent.reconcile import reconcile
@@ -276,6 +277,7 @@ class Agent:
         is_checking, self._needs_check = self._needs_check, False
         if is_checking:
             await self.rule_edits.check(self.builder.nodes)
+            await retry_failing(self)
         self.observed_state.refresh(self.desired)
         if is_checking:  # read by the next pass, after this one has applied
             self.observed_state.mark_shared_stale()

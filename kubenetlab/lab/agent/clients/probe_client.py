@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.kernel.processes.identity import ProcessId
@@ -82,6 +82,17 @@ class ProbeClient:
                 netns: probes for netns, probes in {**self._probes, **changed}.items() if probes
             }
         return is_accepted
+
+    async def take_back(
+        self, keys: Collection[tuple[str, str, str]], nodes: Mapping[str, ProcessId]
+    ) -> None:
+        """Stop some probes; the next `replace` starts them again, if they are still desired."""
+        kept = {
+            netns: tuple(spec for spec, _ in self._probes[netns] if spec.key not in keys)
+            for netns in {netns for netns, _, _ in keys}
+            if netns in self._probes
+        }
+        await self.update(kept, nodes)
 
     async def wait_for_first_results(self, timeout_s: float) -> None:
         """Return when every new probe without delay has a result, or after `timeout_s` seconds."""

@@ -103,6 +103,21 @@ def test_a_probe_that_moves_to_another_node_is_taken_from_the_former_one() -> No
     run(scenario())
 
 
+def test_a_probe_that_is_taken_back_is_sent_again() -> None:
+    """The other probes of its sandbox continue."""
+
+    async def scenario() -> None:
+        client, connections, _ = create()
+        both = (spec(POD), structs.replace(spec(POD), kind="liveness"))
+        assert await client.replace({POD: both}, NODES)
+        await client.take_back({spec(POD).key, spec(OTHER_POD).key}, NODES)
+        assert await client.replace({POD: both}, NODES)
+        requests = connections.by_node[NODE].requests
+        assert requests == [([POD], [POD, POD]), ([POD], [POD]), ([POD], [POD, POD])]
+
+    run(scenario())
+
+
 def test_refused_probes_are_sent_again() -> None:
     """They count as accepted only when the node agent has answered without an error."""
 
