@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import Final
@@ -79,6 +80,7 @@ def packed_port(number: int) -> bytes:
     return number.to_bytes(2, "big")
 
 
+@lru_cache(maxsize=16_384)  # called for the address of every pod, for every node
 def packed_address(text: str) -> bytes:
     """Encode an IPv4 or IPv6 address in 16 bytes."""
     address = ip_address(text)

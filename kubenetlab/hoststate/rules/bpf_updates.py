@@ -78,7 +78,10 @@ class BpfBackend:
         if not _links(old) or not _links(new):
             remaining = former if _links(new) or not _links(old) else (self._name,)
             return self.replacement(new, remaining)
-        before, after = (_entries(side.values()) for side in changed_members(old, new, cache))
+        old_members, new_members = changed_members(old, new, cache)
+        if old_members == new_members and _links(old) == _links(new):
+            return ""
+        before, after = _entries(old_members.values()), _entries(new_members.values())
         transaction = MapUpdate(_links(new), _link_entries(new))
         transaction.set = [
             (name, key.hex(), value.hex())
