@@ -28,6 +28,8 @@ import time
 SOCKETS = 16
 HEARTBEAT = 10
 CLONE_NEWNET = 0x40000000
+SO_RCVBUFFORCE = 33
+BUFFER_BYTES = 16 << 20  # no datagram is lost while this program waits for the processor
 DATAGRAM = struct.Struct("!Q")
 
 
@@ -100,6 +102,7 @@ def receive(path: str, port: int) -> list[int]:
     sent_at: list[int] = []
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         server.bind(("::", port))
         print("ready", flush=True)
         is_ended = False
