@@ -144,3 +144,31 @@ def test_snapshots_have_every_kind_of_policy(engine: str) -> None:
     """Else a stopped agent would lose the rules of such policies."""
     kinds = modes.load("policy", engine, {}).enforced_kinds
     assert set(kinds) <= set(SNAPSHOT_KINDS)
+
+
+CALICO = """\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: offices, labels: {is: office}}
+spec: {nets: [198.51.100.0/24]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: offices}
+spec:
+  selector: all()
+  order: 10
+  ingress: [{action: Deny, source: {selector: is == 'office'}}]
+---
+"""
+
+
+def test_policies_of_calico_are_kept_with_their_sets() -> None:
+    """A set of networks, which is an object of its own, changes on other nodes alone."""
+    before = running(store(manifest("calico") + PODS + CALICO))
+    cut_off = stopped(before)
+    assert rules(before, "worker")
+    assert rules(cut_off, "worker") == rules(before, "worker")
+    after = running(applied(cut_off, CALICO.replace("198.51.100.0/24", "203.0.113.0/24")))
+    assert rules(after, "worker") == rules(before, "worker")
+    assert rules(after, "worker2") != rules(before, "worker2")
