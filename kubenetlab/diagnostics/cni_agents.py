@@ -10,6 +10,7 @@ from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
+from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
@@ -29,6 +30,8 @@ from kubenetlab.diagnostics.model import (
 )
 from kubenetlab.diagnostics.templates import Templates
 
+_COMPARED: Final = (*POLICY_KINDS, *CALICO_GROUP_KINDS)
+"""Kinds whose changes a message names."""
 _SHOWN: Final = 3
 """Maximum number of changed policies that a message names."""
 
@@ -66,9 +69,9 @@ def _effect_on_policies(cluster: Cluster, state: StoppedAgent) -> str:
     """Return what the node lacks because its agent enforces network policies; empty without any."""
     snapshot = cluster.get(PolicySnapshot, "", state.policies) if state.policies else None
     before = _policies(() if snapshot is None else snapshot_objects(snapshot))
-    now = _policies(policy for kind in POLICY_KINDS for policy in cluster.all(kind))
-    if not before and not now:
+    if not before and not any(map(cluster.by_key, POLICY_KINDS)):
         return ""
+    now = _policies(policy for kind in _COMPARED for policy in cluster.all(kind))
     changes = [
         *(f"{name} is new" for name in now if name not in before),
         *(f"{name} has changed" for name in now if name in before and now[name] != before[name]),
@@ -80,11 +83,17 @@ def _effect_on_policies(cluster: Cluster, state: StoppedAgent) -> str:
 
 
 def _policies(objects: Iterable[Resource]) -> dict[str, Resource]:
-    """Return policies by kind and name, without the parts that the API server sets."""
+    """Return policies, network sets and tiers by kind and name, without the API server's parts.
+
+    Labels of policies have no effect, those of network sets have.
+    """
     return {
-        f"{policy.kind} {policy.full_name}": structs.replace(policy, metadata=ObjectMeta())
-        for policy in objects
-        if type(policy) in POLICY_KINDS
+        f"{obj.kind} {obj.full_name}": structs.replace(
+            obj,
+            metadata=ObjectMeta(labels=obj.labels if type(obj) in CALICO_GROUP_KINDS else {}),
+        )
+        for obj in objects
+        if type(obj) in _COMPARED
     }
 
 

@@ -196,8 +196,8 @@ def type_name(info: inspect.Type) -> str:
             return type_name(info.type)
         case inspect.StructType():
             return info.cls.__name__
-        case inspect.LiteralType():
-            return "string"
+        case inspect.LiteralType(values=values):
+            return "integer" if all(isinstance(value, int) for value in values) else "string"
         case inspect.VarTupleType() | inspect.ListType():
             return f"[]{type_name(info.item_type)}"
         case inspect.DictType():

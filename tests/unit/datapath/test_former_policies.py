@@ -132,6 +132,29 @@ def test_the_diagnostic_names_the_policies_that_differ() -> None:
     assert "NetworkPolicy default/quiet was deleted" in message(gone)
 
 
+def test_a_node_without_agent_keeps_the_network_sets_of_calico() -> None:
+    """The diagnostic names a set whose ranges or labels have changed."""
+    documents = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: partners}
+spec: {selector: all(), ingress: [{action: Allow, source: {selector: role == "partner"}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: partners, labels: {role: partner}}
+spec: {nets: [198.51.100.0/24]}
+---
+"""
+    cut_off = stopped(running(store(manifest("calico") + PODS + documents)))
+    for change in (("198.51.100", "192.0.2"), ("{role: partner}", "{role: other}")):
+        after = running(applied(cut_off, documents.replace(*change)))
+        assert rules(after, "worker") == rules(cut_off, "worker")
+        assert rules(after, "worker2") != rules(cut_off, "worker2")
+        (found,) = (each for each in diagnose(after) if each.code == AGENT_STOPPED)
+        assert found.message.endswith(": GlobalNetworkSet partners has changed")
+
+
 def test_modes_whose_agents_enforce_policies() -> None:
     """calico-node and kube-router do; weave-npc is in the pod of weave-net."""
     agents = {name: modes.load("cni", name, {}).facts.agent for name in modes.known("cni")}
