@@ -31,7 +31,9 @@ struct memory {
 	__u16 is_undecided; /* 1: policies for egress decide behind the stack */
 	__u32 rule;	 /* entry of cilium_rules that decided */
 	__u16 has_quote; /* 1: quoted and answer are valid */
-	__be16 echo_id;	 /* identifier of an ICMP echo message */
+	__be16 echo_id;	 /* identifier of an ICMP echo message, and its number */
+	__be16 echo_number;
+	struct event event;
 };
 
 struct {
@@ -72,7 +74,7 @@ __noinline int take_message(struct __sk_buff *skb)
 		return -1;
 	struct packet *packet = &memory_->packet, *quoted = &memory_->quoted;
 	if (!is_icmp_error(packet))
-		return bpf_skb_load_bytes(skb, packet->transport + offsetof(struct icmp_header, rest), &memory_->echo_id, 2);
+		return bpf_skb_load_bytes(skb, packet->transport + offsetof(struct icmp_header, rest), &memory_->echo_id, 4);
 	__builtin_memset(quoted, 0, sizeof *quoted);
 	quoted->transport = take_ip_apart(skb, packet->transport + sizeof(struct icmp_header), packet->is_ipv6 != 0, quoted);
 	if (!quoted->transport || quoted->part == LATER)
@@ -102,7 +104,7 @@ __noinline int take_packet(struct __sk_buff *skb)
 	memory_->status = STATUS_UNKNOWN;
 	memory_->rule = 0;
 	memory_->has_quote = 0;
-	memory_->echo_id = 0;
+	memory_->echo_id = memory_->echo_number = 0;
 	memory_->is_undecided = 0;
 	if (!take_apart(skb, FROM_ENDPOINT, packet))
 		return 0;
@@ -148,14 +150,7 @@ __noinline int report(struct __sk_buff *skb, __u32 type, __u32 point, __u32 deta
 	struct memory *memory_ = memory();
 	if (!memory_)
 		return -1;
-	struct event *event = bpf_ringbuf_reserve(&cilium_events, sizeof *event, 0);
-	if (!event) { /* there is no reader, or it is too slow */
-		__u32 zero = 0;
-		__u64 *lost = bpf_map_lookup_elem(&cilium_lost, &zero);
-		if (lost)
-			__sync_fetch_and_add(lost, 1);
-		return -1;
-	}
+	struct event *event = &memory_->event;
 	const struct tuple *tuple = &memory_->packet.tuple;
 	event->at_ns = bpf_ktime_get_ns();
 	event->source = tuple->source;
@@ -172,8 +167,17 @@ __noinline int report(struct __sk_buff *skb, __u32 type, __u32 point, __u32 deta
 	event->length = skb->len;
 	event->tcp_flags = memory_->packet.tcp_flags;
 	event->rule = memory_->rule;
-	bpf_ringbuf_submit(event, 0);
-	return 0;
+	event->echo_id = memory_->echo_id;
+	event->echo_number = memory_->echo_number;
+	if (type == EVENT_DROP && detail == DROP_POLICY)
+		bpf_ringbuf_output(&cilium_denied, event, sizeof *event, 0);
+	if (!bpf_ringbuf_output(&cilium_events, event, sizeof *event, 0))
+		return 0;
+	__u32 zero = 0; /* there is no reader, or it is too slow */
+	__u64 *lost = bpf_map_lookup_elem(&cilium_lost, &zero);
+	if (lost)
+		__sync_fetch_and_add(lost, 1);
+	return -1;
 }
 
 static __always_inline int drop(struct __sk_buff *skb, const struct memory *memory, int point, int reason)

@@ -153,6 +153,8 @@ struct event {
 	__u32 length;
 	__u32 tcp_flags;
 	__u32 rule; /* entry of cilium_rules that denied the packet; 0: none */
+	__be16 echo_id; /* of an ICMP echo message */
+	__be16 echo_number;
 };
 
 struct {
@@ -247,6 +249,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
 } cilium_events SEC(".maps");
+
+/* Events of packets that policies deny, for another reader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} cilium_denied SEC(".maps");
 
 /* Number of events that were lost because the ring buffer was full. */
 struct {

@@ -7,13 +7,13 @@ writes none or another process reads it, probes wait.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kubenetlab.errors import LabError
-from kubenetlab.kernel.netlink.packet_log import LoggedPacket, PacketLog
+from kubenetlab.kernel.netlink.packet_log import LoggedPacket
+from kubenetlab.kernel.rules.policy_drops import DropLog, open_log
 from kubenetlab.kernel.syscalls import inside_network
-from kubenetlab.names import POLICY_LOG_GROUP
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
@@ -33,12 +33,12 @@ class DropLogs:
         nodes: paths of their network namespaces.
         home: descriptor of this process's network namespace.
         """
-        self._logs: dict[int, PacketLog] = {}
+        self._logs: dict[int, DropLog] = {}
         for path in nodes:
             try:
                 node = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 with inside_network(node, home):
-                    log = PacketLog(POLICY_LOG_GROUP)
+                    log = open_log()
             except (LabError, OSError):
                 continue
             self._logs[log.fileno()] = log
@@ -48,8 +48,8 @@ class DropLogs:
         """File descriptors that are readable when a packet was dropped."""
         return self._logs.keys()
 
-    def read(self, descriptor: int) -> Iterator[LoggedPacket]:
-        """Yield the packets of one log since the last call."""
+    def read(self, descriptor: int) -> Iterable[LoggedPacket]:
+        """Return the packets of one log since the last call."""
         return self._logs[descriptor].read()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.json_types import JsonObject
+from kubenetlab.errors import LabError
 from kubenetlab.hoststate.rules import nftables as nftables_rules
 from kubenetlab.hoststate.rules.bpf_listing import BpfListing
 from kubenetlab.hoststate.rules.bpf_objects import BpfObject
@@ -23,6 +24,7 @@ from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import open_loader
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.rules.policy_drops import open_log
 from kubenetlab.observe.policies.evaluator import Evaluator, Traffic
 from tests.examples import examples
 from tests.kernel.comparing import lines
@@ -163,6 +165,30 @@ def test_changes_and_replacements_load_the_same_rules(engine: str) -> None:
             loaded = desired
 
         check()
+
+
+def test_the_log_of_programs_has_the_packets_that_they_drop() -> None:
+    """Each with both ends, the identifier of a ping, and the policies that isolate the pod."""
+    network = network_of("ebpf")
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [], "egress": []}
+    cluster = with_policies([{"namespace": "default", "spec": spec}])
+    with loaded_rules("ebpf") as (load, dropped):
+        load(node_rules("ebpf", cluster))
+        with closing(open_log()) as log:
+            denied = {
+                (source.address, destination.address, traffic.protocol, traffic.port)
+                for source, destination, traffic, is_answered in network.connections(dropped)
+                if not is_answered
+            }
+            packets = list(log.read())
+            with pytest.raises(LabError):
+                open_log()
+    assert denied == {
+        (packet.source, packet.destination, packet.protocol, packet.destination_port)
+        for packet in packets
+    }
+    assert {packet.prefix for packet in packets} == {"Ingress isolated by default/p0"}
+    assert all(packet.echo[0] for packet in packets if packet.protocol == "ICMP")
 
 
 @pytest.mark.first_kernel

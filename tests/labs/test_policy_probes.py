@@ -157,7 +157,7 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
         assert watcher.stderr is not None
         assert "waiting for dropped packets" in watcher.stderr.readline()
         second = run("policy", "log", "--lab", lab.name, "-w", status=1).err
-        assert re.search("only one process at a time|one reader at a time", second)
+        assert "only one process at a time" in second
         lab.run("ping", "far", "default/client:8080")
         line = watcher.stdout.readline()
         watcher.send_signal(signal.SIGINT)

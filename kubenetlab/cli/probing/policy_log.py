@@ -7,10 +7,9 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from msgspec import Struct, to_builtins
@@ -28,7 +27,8 @@ from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import POLICY_LOG_GROUP, POLICY_TRACE_GROUP, socket_address
 
 if TYPE_CHECKING:
-    from kubenetlab.kernel.netlink.packet_log import LoggedPacket, PacketLog
+    from kubenetlab.kernel.netlink.packet_log import LoggedPacket
+    from kubenetlab.kernel.rules.policy_drops import DropLog
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import InspectedNode, Inspection
 
@@ -65,18 +65,6 @@ app = typer.Typer(
     add_completion=False,
     help="Show what network policies do with packets.",
 )
-
-
-class DropReader(Protocol):
-    """Listener for the packets that the policies of a node drop."""
-
-    def read(self) -> Iterable[LoggedPacket]:
-        """Return the packets since the last call."""
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when there are packets."""
-
-    def close(self) -> None: ...
 
 
 class DropCount(Struct, frozen=True):
@@ -224,7 +212,7 @@ def drop_counts(node: str, listings: Mapping[str, str]) -> list[DropCount]:
 def _follow(
     client: Client,
     inspected: Inspection,
-    readers: Sequence[tuple[str, str, DropReader]],
+    readers: Sequence[tuple[str, str, DropLog]],
     pods: frozenset[str] | None,
     output: Output,
 ) -> None:
@@ -308,18 +296,16 @@ def _end(name: str, address: str, port: int) -> str:
 @contextmanager
 def _readers(
     client: Client, inspected: Inspection, nodes: Sequence[InspectedNode]
-) -> Iterator[list[tuple[str, str, DropReader]]]:
+) -> Iterator[list[tuple[str, str, DropLog]]]:
     """Yield (node, verdict, listener) for each node that runs. Raises LabError."""
     from kubenetlab.errors import RequirementError
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.kernel.rules.policy_drops import PolicyDropReader
     from kubenetlab.kernel.syscalls import open_namespace
 
     running = [(node["name"], node["netns"]) for node in nodes if node["netns"] is not None]
     if not running:
         raise LabError(f"no selected node of lab {client.lab} runs")
-    has_programs = policy_engine(inspected) == "ebpf"
-    if has_programs and os.geteuid() != 0:
+    if policy_engine(inspected) == "ebpf" and os.geteuid() != 0:
         raise RequirementError(
             "policy log: only root may read the events of eBPF programs. "
             "Run sudo kubenetlab policy log -w"
@@ -328,29 +314,24 @@ def _readers(
     with ExitStack() as stack:
         home = open_namespace("net")
         stack.callback(os.close, home)
-        readers: list[tuple[str, str, DropReader]] = []
+        readers: list[tuple[str, str, DropLog]] = []
         for name, path in running:
-            if has_programs:
-                lock = Path(inspected["run_directory"], f"flows-{name}.lock")
-                readers.append((name, "dropped", PolicyDropReader.open(name, path, home, lock)))
-                stack.callback(readers[-1][-1].close)
-                continue
             for group, verdict in _LOG_GROUPS.items():
                 readers.append((name, verdict, _open_log(path, home, group)))
                 stack.callback(readers[-1][-1].close)
         yield readers
 
 
-def _open_log(path: str, home: int, group: int) -> PacketLog:
+def _open_log(path: str, home: int, group: int) -> DropLog:
     """Open a log of a node; wait for probes that read it. Raises LabError."""
-    from kubenetlab.kernel.netlink.packet_log import PacketLog
+    from kubenetlab.kernel.rules.policy_drops import open_log
     from kubenetlab.kernel.syscalls import inside_network
 
     deadline = time.monotonic() + _PROBES_S
     while True:
         try:
             with inside_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC), home):
-                return PacketLog(group)
+                return open_log(group)
         except LabError:
             if time.monotonic() > deadline:
                 raise

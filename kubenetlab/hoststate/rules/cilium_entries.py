@@ -36,9 +36,9 @@ POLICY_ENTRY: Final = struct.Struct("=II")
 CIDR_IDENTITY: Final = struct.Struct("=I")
 RULE: Final = struct.Struct("=I")
 RULE_TEXT: Final = struct.Struct("=128s")
-EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIII")
+EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIII2s2sxxxx")
 """struct event: time, source, destination, ports, protocol, type, point, detail, identities of
-source and destination, link, length, TCP flags, rule"""
+source and destination, link, length, TCP flags, rule, identifier and number of an echo"""
 DROPS: Final = struct.Struct("=Q")
 """Number of packets that a rule has dropped"""
 
@@ -118,6 +118,8 @@ class FlowEvent(NamedTuple):
     tcp_flags: int
     rule: int = 0
     """Number of the rule of a policy that denied the packet; 0: none."""
+    echo: tuple[int, int] = (0, 0)
+    """Identifier and sequence number of an ICMP echo message."""
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -138,6 +140,8 @@ class FlowEvent(NamedTuple):
             length,
             tcp_flags,
             rule,
+            echo_id,
+            echo_number,
         ) = EVENT.unpack_from(data)
         is_dropped = type_ == DROP
         return cls(
@@ -156,6 +160,7 @@ class FlowEvent(NamedTuple):
             length,
             tcp_flags,
             rule,
+            (int.from_bytes(echo_id, "big"), int.from_bytes(echo_number, "big")),
         )
 
 

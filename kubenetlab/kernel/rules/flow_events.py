@@ -91,7 +91,10 @@ class FlowReader:
             namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
             inode = os.fstat(namespace).st_ino
             with inside_network(namespace, home):
-                programs, services = _attached(cilium.PROGRAMS), _attached(bpf.PROGRAMS)
+                programs, services = (
+                    attached_programs(cilium.PROGRAMS),
+                    attached_programs(bpf.PROGRAMS),
+                )
             if programs is None or EVENTS not in programs.maps:
                 raise LabError(
                     f"node {node}: no programs of cilium are attached to its links; see: kubenetlab"
@@ -126,10 +129,6 @@ class FlowReader:
             self._programs.set(_LOST_EVENTS, _FIRST, LOST.pack(0))
         return int(lost)
 
-    def entries(self, name: str) -> dict[bytes, bytes]:
-        """Return the entries of a map of the programs, by their keys."""
-        return dict(self._programs.entries(name)) if name in self._programs.maps else {}
-
     def translations(self) -> Iterator[tuple[Translation, tuple[str, int]]]:
         """Yield each connection to a Service, and the address and port to which it was opened."""
         if self._services is None or bpf.PROGRAMS.flow_map not in self._services.maps:
@@ -157,7 +156,7 @@ def _end(address: bytes, port: bytes) -> tuple[str, int]:
     return str(as_address(address)), int.from_bytes(port, "big")
 
 
-def _attached(programs: ProgramSet) -> LoadedPrograms | None:
+def attached_programs(programs: ProgramSet) -> LoadedPrograms | None:
     """Return the programs of a set that are attached in the current network namespace."""
     links = TcLinks(programs)
     try:

@@ -1,52 +1,93 @@
-"""Packets that the policy engine ebpf drops, from the flow events of one node."""
+"""Logs of the packets that policies drop on a node: of netfilter, or of the programs of cilium."""
 
 from __future__ import annotations
 
+import socket
 import time
-from pathlib import Path
-from typing import Final, Self
+from collections.abc import Iterable
+from typing import Final, Protocol
 
-from kubenetlab.hoststate.rules.cilium_entries import (
-    POLICY_DENIED,
-    FlowEvent,
-    rule_id,
-    rule_names,
-)
-from kubenetlab.kernel.netlink.packet_log import LoggedPacket
-from kubenetlab.kernel.rules.flow_events import FlowReader
+from kubenetlab.errors import LabError, RequirementError
+from kubenetlab.hoststate.rules.cilium import HOST, PROGRAMS
+from kubenetlab.hoststate.rules.cilium_entries import FlowEvent, rule_id, rule_names
+from kubenetlab.kernel.netlink.packet_log import LoggedPacket, PacketLog
+from kubenetlab.kernel.processes.permissions import is_root
+from kubenetlab.kernel.rules.flow_events import attached_programs
+from kubenetlab.kernel.rules.libbpf import LoadedPrograms
+from kubenetlab.names import POLICY_LOG_GROUP
 
+_DENIED: Final = "cilium_denied"
 _RULES: Final = "cilium_rules"
 _ICMP: Final = ("1", "58")
 """Numbers of the protocols that are shown as ICMP."""
 
 
-class PolicyDropReader:
-    """Reader of the drops of one node."""
+class DropLog(Protocol):
+    """Log of the packets that the policies of a node drop."""
 
-    def __init__(self, reader: FlowReader) -> None:
-        self._reader = reader
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there are packets."""
+
+    def read(self) -> Iterable[LoggedPacket]:
+        """Return the packets since the last call."""
+
+    def close(self) -> None: ...
+
+
+def open_log(group: int = POLICY_LOG_GROUP) -> DropLog:
+    """Open a log of the current network namespace, which has one reader at a time.
+
+    group: log group of netfilter; the programs of cilium have one for dropped packets, which only
+    root reads. Raises LabError.
+    """
+    log = PacketLog(group)
+    if group != POLICY_LOG_GROUP or not is_root() or not _has_link(HOST):
+        return log
+    try:
+        programs = attached_programs(PROGRAMS)
+    except (OSError, RequirementError):
+        programs = None
+    if programs is None or _DENIED not in programs.maps:
+        log.close()
+        raise LabError("no programs of cilium are attached to its links; see: kubenetlab diff")
+    return _ProgramDropLog(log, programs)
+
+
+def _has_link(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+class _ProgramDropLog:
+    """Log of the programs of cilium, from now on."""
+
+    def __init__(self, lock: PacketLog, programs: LoadedPrograms) -> None:
+        """Initialize the log.
+
+        lock: log of netfilter, which other readers cannot open meanwhile.
+        """
+        self._lock = lock
+        self._programs = programs
+        self._events = programs.read_events(_DENIED)
+        self._events.read()
         self._offset_s = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
         """Difference between the clocks of packets and of events, in seconds."""
 
-    @classmethod
-    def open(cls, node: str, netns: str, home: int, lock: Path) -> Self:
-        """Open the events of a node, from now on; see `FlowReader.open`. Raises LabError."""
-        reader = FlowReader.open(node, netns, home, lock)
-        reader.read()
-        return cls(reader)
+    def fileno(self) -> int:
+        return self._events.fileno()
 
     def read(self) -> list[LoggedPacket]:
-        """Return the packets dropped since the last call."""
-        denied = [event for event in self._reader.read() if event.detail == POLICY_DENIED]
-        names = rule_names(self._reader.entries(_RULES)) if denied else {}
-        return [self._packet(event, names.get(rule_id(event.rule), "")) for event in denied]
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when there are events."""
-        return self._reader.fileno()
+        events = [FlowEvent.decode(data) for data in self._events.read()]
+        names = rule_names(dict(self._programs.entries(_RULES))) if events else {}
+        return [self._packet(event, names.get(rule_id(event.rule), "")) for event in events]
 
     def close(self) -> None:
-        self._reader.close()
+        self._events.close()
+        self._programs.close()
+        self._lock.close()
 
     def _packet(self, event: FlowEvent, rule: str) -> LoggedPacket:
         return LoggedPacket(
@@ -57,4 +98,5 @@ class PolicyDropReader:
             event.source_port,
             event.destination,
             event.destination_port,
+            event.echo,
         )
