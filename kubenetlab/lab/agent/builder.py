@@ -111,7 +111,12 @@ class Builder:
     ) -> Refused:
         """Apply the changes that lead to `desired`; return what was refused."""
         self._kube_proxies.set_cluster(contexts.cluster)
-        guarded = guarded_pods(changes, desired.guarded)
+        guarded = guarded_pods(
+            changes,
+            desired.guarded,
+            self.observed_state.contents,
+            has_refused_rules=bool(self.nodes_with_refused_rules),
+        )
         application = _Application(
             self, changes, desired, guarded, contexts, probes, report_progress
         )

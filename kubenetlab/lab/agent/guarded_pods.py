@@ -6,38 +6,64 @@ neighbour discovery. They are dropped before the link is set up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.state import HostState
+from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.port_queue import connected_namespaces
 
 
-def guarded_pods(changes: Changes, isolated: AbstractSet[str]) -> AbstractSet[str]:
+def guarded_pods(
+    changes: Changes,
+    isolated: AbstractSet[str],
+    observed: Mapping[str, Contents],
+    *,
+    has_refused_rules: bool,
+) -> AbstractSet[str]:
     """Return the namespaces of the pods whose links are set up after the rules.
 
-    These are the isolated pods. If the rules of a running node change at the same time, they are
-    all new pods: the old rules may mean another pod, which had the same address.
+    These are the isolated pods, and new pods whose addresses other pods have had, which the present
+    rules of nodes may mean.
 
-    isolated: namespaces of the pods that policies isolate.
+    isolated: namespaces of the pods that policies isolate. observed: objects by namespace.
+    has_refused_rules: True if a node may have older rules.
     """
-    if not isolated or not any(map(_changes_rules, changes.namespaces)):
+    if not isolated:
         return isolated
-    return isolated | {
-        entry.netns
+    pods = {
+        entry.netns: entry
         for entry in changes.namespaces
         if entry.is_new and entry.netns.startswith("pod/")
     }
+    if has_refused_rules or any(map(_has_unknown_rules, changes.namespaces)):
+        return isolated | pods.keys()
+    released = {
+        obj.address
+        for entry in changes.namespaces
+        if entry.is_removed
+        for obj in observed.get(entry.netns, {}).values()
+        if isinstance(obj, Address)
+    }
+    return isolated | {
+        netns
+        for netns, entry in pods.items()
+        if released
+        and any(
+            isinstance(operation.object, Address) and operation.object.address in released
+            for operation in entry.operations
+        )
+    }
 
 
-def _changes_rules(entry: NetnsChanges) -> bool:
-    """Return True if the rules of an existing node change."""
+def _has_unknown_rules(entry: NetnsChanges) -> bool:
+    """Return True if an existing node gets rules anew, whatever it has."""
     return not (entry.is_new or entry.is_removed) and any(
-        operation.object.applier == "rules" for operation in entry.operations
+        operation.verb == "add" and operation.object.applier == "rules"
+        for operation in entry.operations
     )
 
 

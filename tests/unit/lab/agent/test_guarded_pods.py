@@ -38,16 +38,36 @@ def added(*, rules_change: bool) -> Changes:
     return diff(HostState(before), state(rules("new" if rules_change else "old")))
 
 
+def guarded(changes: Changes, observed: HostState, *, refused: bool = False) -> set[str]:
+    return set(guarded_pods(changes, {"pod/other"}, observed.namespaces, has_refused_rules=refused))
+
+
 def test_isolated_pods_wait_for_the_rules() -> None:
-    assert guarded_pods(added(rules_change=False), {"pod/other"}) == {"pod/other"}
-    assert guarded_pods(added(rules_change=True), frozenset()) == frozenset()
+    """Other pods do not, also if rules change at the same time."""
+    assert guarded(added(rules_change=True), HostState()) == {"pod/other"}
+    none = guarded_pods(added(rules_change=True), frozenset(), {}, has_refused_rules=True)
+    assert none == frozenset()
 
 
-def test_all_new_pods_wait_when_rules_of_a_running_node_change() -> None:
-    """The rules may mean the pod that had the address before."""
-    assert guarded_pods(added(rules_change=True), {"pod/other"}) == {"pod/other", "pod/new"}
-    everything_new = diff(HostState(), state(rules("old")))
-    assert guarded_pods(everything_new, {"pod/other"}) == {"pod/other"}
+def test_a_pod_waits_if_another_one_had_its_address() -> None:
+    """The rules of nodes mean that pod until they have changed."""
+    former = {
+        "node/n": contents_of((Sandbox("node/n", "n"), rules("old"))),
+        "pod/old": contents_of(
+            (Sandbox("pod/old", "h"), Address("pod/old", "eth0", "10.0.0.2/24"))
+        ),
+    }
+    changes = diff(HostState(former), state(rules("new")))
+    assert guarded(changes, HostState(former)) == {"pod/other", "pod/new"}
+
+
+def test_pods_wait_if_a_node_may_have_older_rules() -> None:
+    """Its rules were refused, or a new agent does not know them."""
+    assert guarded(added(rules_change=True), HostState(), refused=True) == {"pod/other", "pod/new"}
+    without = {"node/n": contents_of((Sandbox("node/n", "n"),))}
+    changes = diff(HostState(without), state(rules("new")))
+    assert guarded(changes, HostState()) == {"pod/other", "pod/new"}
+    assert guarded(diff(HostState(), state(rules("new"))), HostState()) == {"pod/other"}
 
 
 def test_pods_stay_closed_without_the_rules_of_their_node() -> None:
