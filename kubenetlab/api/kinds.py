@@ -143,6 +143,7 @@ PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {
     BGPConfiguration: "calico",
     BGPFilter: "calico",
     **dict.fromkeys((*CALICO_POLICY_KINDS, *CALICO_GROUP_KINDS), "calico"),
+    **dict.fromkeys(CILIUM_KINDS, "cilium-cni"),
 }
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 

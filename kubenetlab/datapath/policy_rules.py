@@ -16,6 +16,7 @@ from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.object_map import ObjectKey
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
@@ -24,6 +25,8 @@ from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.calico import calico_objects, of_calico
+from kubenetlab.datapath.policy.cilium import of_cilium
+from kubenetlab.datapath.policy.cilium_peers import cilium_objects
 from kubenetlab.datapath.policy.identity_rules import IdentityEngine, identity_rules
 from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
@@ -109,6 +112,12 @@ def _policies(cluster: Cluster, cache: PlanCache, kinds: tuple[type[Resource], .
                 of_calico,
                 cluster.by_key(calico_kind),
                 objects,
+            )
+    if any(kind in kinds and cluster.by_key(kind) for kind in CILIUM_KINDS):
+        known = cilium_objects(cluster)
+        for cilium_kind in CILIUM_KINDS:
+            by_kind[cilium_kind.kind] = cache.each(
+                ("isolating policies", cilium_kind), of_cilium, cluster.by_key(cilium_kind), known
             )
     return cache.follow(
         ("all policies", tuple(by_kind)), partial(_merged, tuple(by_kind)), *by_kind.values()

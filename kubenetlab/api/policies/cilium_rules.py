@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
+from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumClusterwideNetworkPolicy,
     CiliumEgressDenyRule,
@@ -34,6 +35,8 @@ CILIUM_KINDS: Final[tuple[type[CiliumPolicy], ...]] = (
 """Kinds of policies of the CNI plugin Cilium."""
 
 AnyCiliumRule = CiliumIngressRule | CiliumIngressDenyRule | CiliumEgressRule | CiliumEgressDenyRule
+CONTROL_PLANE_LABEL: Final = "node-role.kubernetes.io/control-plane"
+"""Label of the nodes that the entity `kube-apiserver` means."""
 _PROTOCOLS: Final[tuple[Protocol, ...]] = ("TCP", "UDP", "SCTP")
 
 ICMP_TYPES: Final = {
@@ -96,6 +99,11 @@ class CiliumSection(Struct, frozen=True):
     direction: Direction
     is_deny: bool
     rules: tuple[AnyCiliumRule, ...]
+
+    @property
+    def subjects(self) -> LabelSelector:
+        """Pods to which the list applies."""
+        return self.rule.endpoint_selector or LabelSelector()
 
     @property
     def suffix(self) -> str:

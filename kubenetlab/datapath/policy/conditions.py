@@ -84,7 +84,13 @@ class EndpointIn(Struct, frozen=True):
     """Protocol, port, and the addresses of the endpoints that have it; both IP versions."""
 
 
-Condition = AddressIn | PortIn | ProtocolIs | ICMPIs | EndpointIn
+class OwnNode(Struct, frozen=True):
+    """Peer that is the node of the pod to which the rule applies, or any other peer."""
+
+    is_negated: bool = False
+
+
+Condition = AddressIn | PortIn | ProtocolIs | ICMPIs | EndpointIn | OwnNode
 
 
 def groups_in(conditions: tuple[Condition, ...]) -> Iterator[PodGroup]:

@@ -49,7 +49,16 @@ class Stage(Struct, frozen=True):
 
         So it is with NetworkPolicies alone.
         """
-        return self.isolates and all(policy.spares_own_node for policy in self.policies)
+        return self.isolates and all(
+            policy.spares_own_node for policy in self.policies if policy.isolates
+        )
+
+    @property
+    def for_own_node(self) -> tuple[IsolatingPolicy, ...]:
+        """Policies that apply to connections of the pod with its own node."""
+        if not self.spares_own_node:
+            return self.policies
+        return tuple(policy for policy in self.policies if not policy.spares_own_node)
 
 
 def stages(policies: Iterable[IsolatingPolicy], direction: Direction) -> tuple[Stage, ...]:

@@ -24,8 +24,9 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.kinds import POLICY_KINDS, find_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_labels import split_key
 from kubenetlab.api.store import Cluster
-from kubenetlab.api.values.ip import is_part, range_of
+from kubenetlab.api.values.ip import is_address, is_part, range_of
 from kubenetlab.observe.policies.model import Party
 from kubenetlab.observe.targets.grammar import PREFIX_OF, pod_title
 
@@ -78,7 +79,8 @@ def terms_of(cluster: Cluster) -> PolicyTerms:
     ports: set[tuple[str, int]] = set()
     for kind in POLICY_KINDS:
         for policy in cluster.all(kind):
-            for fields in _mappings(msgspec.to_builtins(policy)["spec"]):
+            document = msgspec.to_builtins(policy)
+            for fields in _mappings([document.get("spec"), document.get("specs")]):
                 labels |= _label_keys(fields)
                 ranges |= dict.fromkeys(_ranges(fields))
                 ports |= _ports(fields)
@@ -110,30 +112,38 @@ def _label_keys(fields: Mapping[str, object]) -> set[str]:
     for name in _CALICO_SELECTORS:
         if isinstance(text := fields.get(name), str) and not selector_fault(text):
             keys.update(labels_in(parse_selector(text)))
-    return keys
+    return {split_key(key)[1] for key in keys}
 
 
 def _ranges(fields: Mapping[str, object]) -> Iterator[Network]:
     texts: list[object] = [fields.get("cidr")]
-    for name in ("except", "networks", "nets", "notNets"):
+    for name in ("except", "networks", "nets", "notNets", "fromCIDR", "toCIDR"):
         several = fields.get(name)
         texts += several if isinstance(several, list | tuple) else ()
     for text in texts:
-        if isinstance(text, str) and (range_ := range_of(text)) is not None:
-            yield range_
+        if isinstance(text, str):
+            range_ = ip_network(text) if is_address(text) else range_of(text)
+            if range_ is not None:
+                yield range_
 
 
 def _ports(fields: Mapping[str, object]) -> set[tuple[str, int]]:
     """Return the ports in a field of any kind of policy, for the protocols that it may mean."""
     protocol = fields.get("protocol")
-    protocols = [protocol] if isinstance(protocol, str) else ["TCP", "UDP", "SCTP"]
-    numbers = [fields.get(name) for name in ("port", "endPort", "number", "start", "end")]
+    has_protocol = isinstance(protocol, str) and protocol != "ANY"
+    protocols = [str(protocol)] if has_protocol else ["TCP", "UDP", "SCTP"]
+    values = [fields.get(name) for name in ("port", "endPort", "number", "start", "end")]
     for name in ("ports", "notPorts"):
         entries = fields.get(name)
         for entry in entries if isinstance(entries, list | tuple) else ():
             if isinstance(entry, int | str) and (limits := port_range(entry)) is not None:
-                numbers += limits
-    return {(each, number) for each in protocols for number in numbers if isinstance(number, int)}
+                values += limits
+    numbers = {
+        int(value)
+        for value in values
+        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+    }
+    return {(each, number) for each in protocols for number in numbers if number}
 
 
 def groups_of(cluster: Cluster, terms: PolicyTerms) -> dict[str, Group]:

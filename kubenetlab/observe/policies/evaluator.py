@@ -16,6 +16,9 @@ Policies of Calico are in the stage NetworkPolicy, too, or in tiers of their own
 some of them apply to a pod, the policies of the stage have an order, and the first rule that
 matches decides or passes.
 
+Policies of Cilium are united with NetworkPolicies (cilium.py). A rule of them that denies comes
+before all rules that allow.
+
 To NetworkPolicies a pod always reaches itself, and a node always reaches its own pods and is
 reached by them. The policies of tiers apply to a pod that reaches itself by a Service, and to a pod
 that reaches its node. Pods with hostNetwork are part of their node.
@@ -47,6 +50,7 @@ from kubenetlab.api.policies.network_policy import (
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.policies.calico import CalicoRules, CalicoTier, Ends, network_policy_place
+from kubenetlab.observe.policies.cilium import CiliumOutcome, CiliumRules
 from kubenetlab.observe.policies.model import DirectionVerdict as DirectionVerdict
 from kubenetlab.observe.policies.model import Party as Party
 from kubenetlab.observe.policies.model import RuleReference as RuleReference
@@ -99,6 +103,7 @@ class Evaluator:
         self._subjects = Subjects(cluster)
         self._tiers = TierRules(cluster, self._subjects)
         self._calico = CalicoRules(cluster, self._subjects)
+        self._cilium = CiliumRules(cluster, self._subjects)
         self._selected: dict[bytes, AbstractSet[str]] = {}
         """Namespace selector, encoded → names of the namespaces that it matches."""
         self._isolating: dict[tuple[str, Direction], Sequence[NetworkPolicy]] = {}
@@ -172,11 +177,8 @@ class Evaluator:
         isolating = self._isolating_policies(ends.subject.pod, ends.direction)
         others = self._calico.policies(ends, DEFAULT_TIER)
         if not others:
-            names, rules = map(_name, isolating), self._allowing_rules(isolating, ends)
-            verdict = DirectionVerdict(ends.direction)
-            if not exemption:
-                verdict = DirectionVerdict(ends.direction, tuple(names), tuple(rules))
-            return _DefaultOutcome(verdict, bool(isolating))
+            of_cilium = self._cilium.outcome(ends)
+            return self._united(isolating, of_cilium, ends, exemption)
         in_order = [
             (
                 network_policy_place(policy.namespace, policy.name),
@@ -195,6 +197,28 @@ class Evaluator:
             return _DefaultOutcome(DirectionVerdict(ends.direction, titles, (rule,)), True)
         verdict = DirectionVerdict(ends.direction, titles, ordered=rule)
         return _DefaultOutcome(verdict, rule is None or rule.action != "Pass")
+
+    def _united(
+        self,
+        isolating: Sequence[NetworkPolicy],
+        of_cilium: CiliumOutcome,
+        ends: Ends,
+        exemption: str,
+    ) -> _DefaultOutcome:
+        """Return the verdict of NetworkPolicies and Cilium's policies, whose rules are united.
+
+        A rule that denies takes precedence. Cilium's policies know no exemptions: if they isolate
+        a pod, NetworkPolicies apply to its connections with its own node, too.
+        """
+        names, rules = of_cilium.isolated_by, of_cilium.allowed_by
+        if not exemption or of_cilium.isolated_by:
+            names = (*map(_name, isolating), *names)
+            rules = (*self._allowing_rules(isolating, ends), *rules)
+        if of_cilium.denied_by is not None:
+            denial = DirectionVerdict(ends.direction, names, ordered=of_cilium.denied_by)
+            return _DefaultOutcome(denial, is_final=True)
+        verdict = DirectionVerdict(ends.direction, names, rules)
+        return _DefaultOutcome(verdict, bool(isolating or names or rules))
 
     @cached_property
     def _before(self) -> Sequence[_OtherTier]:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.text.documents import Path
 
 
 class Party(Struct, frozen=True):
@@ -46,6 +47,14 @@ class RuleReference(Struct, frozen=True):
     """Action for connections that match the rule."""
     tier: str = ""
     """Tier of the policy, if it is one of Calico's and not the default one."""
+    section: Path = ()
+    """Path of the list with the rule; empty for `spec.ingress` or `spec.egress`."""
+    suffix: str = ""
+    """End of the policy's name in the kernel, if the policy has several lists in a direction."""
+
+    def path(self, direction: Direction) -> Path:
+        """Return the path of the rule in the policy's document."""
+        return (*(self.section or ("spec", direction.lower())), self.index)
 
 
 Stage = str
@@ -73,7 +82,10 @@ class DirectionVerdict(Struct, frozen=True):
     baseline: RuleReference | None = None
     """Likewise of the tiers after them; None if another stage decides before."""
     ordered: RuleReference | None = None
-    """Rule of the default tier that denies the connection, or passes it to the next tier."""
+    """Rule of the default tier that denies the connection, or passes it to the next tier.
+
+    It may deny connections of pods that no policy isolates.
+    """
     isolated_in: str = ""
     """Name of the tier to which `isolated_by` belongs, if it is not the default one."""
 
@@ -94,7 +106,8 @@ class DirectionVerdict(Struct, frozen=True):
         if self.isolated_in:
             return self.isolated_in
         is_passed = self.ordered is not None and not _is_final(self.ordered)
-        if self.isolated_by and not is_passed:
+        has_verdict = self.isolated_by or self.allowed_by or self.ordered is not None
+        if has_verdict and not is_passed:
             return "NetworkPolicy"
         if self.baseline is not None and _is_final(self.baseline):
             return self.baseline.tier or "Baseline"
