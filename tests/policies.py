@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 import tests.examples  # noqa: F401
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.rules.rulesets import RuleObject
@@ -197,9 +200,11 @@ def node_rules(engine: str, cluster: Cluster) -> list[RuleObject]:
 
 
 def _cilium_rules(cluster: Cluster) -> list[RuleObject]:
-    policies = [policy for kind in POLICY_KINDS for policy in cluster.all(kind)]
+    # Policies can name Services.
+    kinds: tuple[type[Resource], ...] = (*POLICY_KINDS, Service, EndpointSlice)
+    objects = [obj for kind in kinds for obj in cluster.all(kind)]
     desired = plan(
-        cilium_cluster().with_changes(policies),
+        cilium_cluster().with_changes(objects),
         structs.replace(ONLINK, cni_mode="cilium", cni_options={}),
     )
     return [

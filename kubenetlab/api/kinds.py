@@ -73,7 +73,11 @@ POLICY_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
 
-POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = (*CALICO_GROUP_KINDS, EndpointSlice)
+POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = (
+    *CALICO_GROUP_KINDS,
+    Service,
+    EndpointSlice,
+)
 """Kinds of other objects that policies select or read, beside pods, namespaces and nodes."""
 
 _CALICO_KINDS: Final[tuple[type[Resource], ...]] = (

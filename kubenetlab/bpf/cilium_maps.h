@@ -62,10 +62,13 @@ struct policed {
 	__u32 flags;
 };
 
-enum policed_flag { HAS_TIERS = 1 };
+enum policed_flag {
+	HAS_TIERS = 1,
+	KNOWS_OWN_NODE = 2, /* the verdicts about the own node differ from those about the pod itself */
+};
 
 /* Verdict of a set of policies about an identity. Identity 0 is every identity without entries of
- * its own. A shorter prefix covers more ports, every port, or every protocol and port. */
+ * its own. The port of an ICMP message is its type. A shorter prefix covers more ports, every port, or every protocol and port. */
 struct policy_key {
 	__u32 prefix_length;
 	__u32 policies;
@@ -78,6 +81,7 @@ struct policy_key {
 enum scope_flag {
 	IS_IPV6 = 2,
 	IS_EXEMPT = 4, /* NetworkPolicies do not apply: a pod to itself, or to its node */
+	TO_OWN_NODE = 8, /* with IS_EXEMPT: a pod to its node, if the policies know it */
 };
 
 #define FIRST_CIDR_IDENTITY (1 << 24) /* smallest identity in cilium_cidr; 65536 follow */

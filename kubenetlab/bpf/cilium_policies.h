@@ -45,9 +45,10 @@ static __always_inline void count_drop(struct memory *memory)
  *
  * identity: of the peer, for policies.
  * direction: TO_ENDPOINT or FROM_ENDPOINT.
- * is_exempt: 1 if NetworkPolicies do not apply, but policies of tiers do.
+ * exemption: IS_EXEMPT if NetworkPolicies do not apply, but policies of tiers do; with TO_OWN_NODE if
+ * the peer is the node of the endpoint, and the policies know it.
  */
-__noinline int is_allowed(__u32 policies, __u32 identity, __u32 direction, __u32 is_exempt)
+__noinline int is_allowed(__u32 policies, __u32 identity, __u32 direction, __u32 exemption)
 {
 	struct memory *memory_ = memory();
 	if (!memory_)
@@ -57,9 +58,9 @@ __noinline int is_allowed(__u32 policies, __u32 identity, __u32 direction, __u32
 	key->prefix_length = POLICY_PREFIX;
 	key->policies = policies;
 	key->identity = identity;
-	key->scope = direction | (memory_->packet.is_ipv6 ? IS_IPV6 : 0) | (is_exempt ? IS_EXEMPT : 0);
+	key->scope = direction | (memory_->packet.is_ipv6 ? IS_IPV6 : 0) | exemption;
 	key->protocol = tuple->protocol;
-	key->port = tuple->destination_port;
+	key->port = is_icmp(&memory_->packet) ? bpf_htons(memory_->packet.icmp_type) : tuple->destination_port;
 	struct policy_entry *entry = bpf_map_lookup_elem(&cilium_policy, key);
 	if (!entry) {
 		key->identity = 0;
@@ -92,10 +93,12 @@ __noinline int may_leave(__u32 endpoint, __u32 is_legacy)
 	memory_->is_undecided = is_legacy;
 	if (is_legacy && known != IDENTITY_HOST)
 		return 1;
-	int is_exempt = known == IDENTITY_HOST || is_same(&tuple->source, &tuple->destination);
-	if (is_exempt && !(policed->flags & HAS_TIERS))
+	__u32 exemption = is_same(&tuple->source, &tuple->destination) ? IS_EXEMPT : 0;
+	if (known == IDENTITY_HOST)
+		exemption = policed->flags & KNOWS_OWN_NODE ? IS_EXEMPT | TO_OWN_NODE : IS_EXEMPT;
+	if (exemption && !(policed->flags & HAS_TIERS))
 		return 1;
-	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, exemption);
 }
 
 /* Return 1 if the stack may send the packet of an endpoint on, after translation.
@@ -116,7 +119,7 @@ __noinline int may_leave_stack(__u32 sender)
 	int is_exempt = is_same(&tuple->source, &tuple->destination) || (is_masqueraded && known == sender);
 	if (is_exempt && !(policed->flags & HAS_TIERS))
 		return 1;
-	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, is_exempt ? IS_EXEMPT : 0);
 }
 
 /* Return 1 if an endpoint may receive the packet.
@@ -145,5 +148,5 @@ __noinline int may_enter(__u32 endpoint)
 	}
 	if (is_exempt && !(policed->flags & HAS_TIERS))
 		return 1;
-	return is_allowed(policed->policies, identity, TO_ENDPOINT, is_exempt);
+	return is_allowed(policed->policies, identity, TO_ENDPOINT, is_exempt ? IS_EXEMPT : 0);
 }

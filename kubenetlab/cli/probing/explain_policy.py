@@ -354,8 +354,7 @@ class PolicyReport:
 
     def _place(self, rule: RuleReference, verdict: DirectionVerdict) -> str:
         """Return the file and line of a rule."""
-        path = ("spec", verdict.direction.lower(), rule.index)
-        return self._place_of(rule.kind, rule.policy, path)
+        return self._place_of(rule.kind, rule.policy, rule.path(verdict.direction))
 
     def _kernel_rules(
         self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]

@@ -48,14 +48,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from kubenetlab.api.containers import Protocol
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.identity_rules import PeerVerdicts
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName
-from kubenetlab.datapath.policy.verdicts import PolicySet, PortVerdict
+from kubenetlab.datapath.policy.verdicts import ICMP_NAMES, Exemption, PolicySet, PortVerdict
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.bpf_entries import PROTOCOL_NUMBERS
@@ -68,6 +68,7 @@ from kubenetlab.hoststate.rules.cilium_entries import (
     INGRESS,
     IS_EXEMPT,
     IS_IPV6,
+    TO_OWN_NODE,
 )
 from kubenetlab.hoststate.rules.cilium_policies import (
     CiliumPeer,
@@ -80,6 +81,12 @@ from kubenetlab.hoststate.rules.cilium_policies import (
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 
 _BACKEND: Final = "cilium"
+_EXEMPTIONS: Final[dict[Exemption, int]] = {
+    None: 0,
+    "itself": IS_EXEMPT,
+    "own node": IS_EXEMPT | TO_OWN_NODE,
+}
+_PROTOCOLS: Final = {**PROTOCOL_NUMBERS, ICMP_NAMES[4]: 1, ICMP_NAMES[6]: 58}
 _SCOPES: Final[dict[Direction, int]] = {"Ingress": INGRESS, "Egress": EGRESS}
 
 _NO_RANGE_OF_IPV4: Final = ("0.0.0.0/0", 0)
@@ -90,7 +97,7 @@ class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("libbpf.so.1",), own_features=("tc programs",), root="eBPF programs")
-    enforced_kinds = (NetworkPolicy, *TIER_KINDS)
+    enforced_kinds = (NetworkPolicy, *TIER_KINDS, *CILIUM_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         return iter(())
@@ -118,9 +125,7 @@ class Mode(ModeOptions, frozen=True):
                 CiliumPolicies(
                     "",
                     policies.text,
-                    direction
-                    | (IS_IPV6 if each.version == 6 else 0)
-                    | (IS_EXEMPT if each.is_exempt else 0),
+                    direction | (IS_IPV6 if each.version == 6 else 0) | _EXEMPTIONS[each.exemption],
                     each.identity,
                     tuple(map(_ports, each.ports)),
                 )
@@ -133,7 +138,15 @@ class Mode(ModeOptions, frozen=True):
     ) -> tuple[tuple[RuleObject, ...], tuple[RuleObject, ...]]:
         number = int(link.removeprefix(POD_LINK_PREFIX), 16)
         own = (
-            CiliumPoliced("", name, number, _SCOPES[each.direction], each.text, each.has_tiers)
+            CiliumPoliced(
+                "",
+                name,
+                number,
+                _SCOPES[each.direction],
+                each.text,
+                each.has_tiers,
+                each.knows_own_node,
+            )
             for each in sets
         )
         by_identity = (
@@ -170,7 +183,7 @@ class Mode(ModeOptions, frozen=True):
 
 
 def _ports(entry: PortVerdict) -> PolicyPorts:
-    protocol: Protocol | None = entry.protocol
+    protocol = entry.protocol
     length = ANY_PREFIX if protocol is None else ANY_PORT_PREFIX + entry.prefix_length
-    number = PROTOCOL_NUMBERS[protocol] if protocol is not None else 0
+    number = _PROTOCOLS[protocol] if protocol is not None else 0
     return PolicyPorts(length, number, entry.port, *entry.verdict)

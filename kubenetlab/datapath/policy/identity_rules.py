@@ -18,6 +18,7 @@ from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.conditions import OwnNode
 from kubenetlab.datapath.policy.members import NamedPort, PodGroup, Pods, PolicyPod, members
 from kubenetlab.datapath.policy.peers import (
     PeerTable,
@@ -27,7 +28,13 @@ from kubenetlab.datapath.policy.peers import (
     peer_table,
 )
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
-from kubenetlab.datapath.policy.verdicts import Peer, PolicySet, PortVerdict, port_verdicts
+from kubenetlab.datapath.policy.verdicts import (
+    Exemption,
+    Peer,
+    PolicySet,
+    PortVerdict,
+    port_verdicts,
+)
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 
 T = TypeVar("T")
@@ -42,8 +49,7 @@ class PeerVerdicts(Struct, frozen=True):
 
     version: int
     identity: int
-    is_exempt: bool
-    """True for packets to which NetworkPolicies do not apply: to the pod itself, or its node."""
+    exemption: Exemption
     ports: tuple[PortVerdict, ...]
 
 
@@ -255,20 +261,31 @@ def _verdicts(
             *of_version.by_ranges.values(),
             ({identity for of_name in of_version.by_name.values() for identity, _ in of_name}),
         )
-        for is_exempt in (False, True) if policies.has_tiers else (False,):
-            others = port_verdicts(
-                policies, _peer(policies, version, of_version, EVERY_OTHER), is_exempt=is_exempt
-            )
-            found.append(PeerVerdicts(version, EVERY_OTHER, is_exempt, others))
+        for exemption in _exemptions(policies):
+            is_own_node = exemption == "own node"
+            other = _peer(policies, version, of_version, EVERY_OTHER, is_own_node=is_own_node)
+            others = port_verdicts(policies, other, exemption)
+            found.append(PeerVerdicts(version, EVERY_OTHER, exemption, others))
             for identity in sorted(peers):
-                peer = _peer(policies, version, of_version, identity)
-                own = port_verdicts(policies, peer, is_exempt=is_exempt)
+                peer = _peer(policies, version, of_version, identity, is_own_node=is_own_node)
+                own = port_verdicts(policies, peer, exemption)
                 if own != others:
-                    found.append(PeerVerdicts(version, identity, is_exempt, own))
+                    found.append(PeerVerdicts(version, identity, exemption, own))
     return engine.verdicts(policies, tuple(found))
 
 
-def _peer(policies: PolicySet, version: int, inputs: _Inputs, identity: int) -> Peer:
+def _exemptions(policies: PolicySet) -> Iterator[Exemption]:
+    """Yield the exemptions for which there are verdicts, and None."""
+    yield None
+    if policies.has_tiers:
+        yield "itself"
+    if policies.has_tiers and policies.knows_own_node:
+        yield "own node"
+
+
+def _peer(
+    policies: PolicySet, version: int, inputs: _Inputs, identity: int, *, is_own_node: bool
+) -> Peer:
     named: Callable[[PortName], Iterable[int]]
     if policies.direction == "Egress":
 
@@ -286,10 +303,19 @@ def _peer(policies: PolicySet, version: int, inputs: _Inputs, identity: int) -> 
 
     def matches(rule: PolicyRule) -> bool:
         ranges = peer_ranges(rule, version)
-        return (
+        return _applies(rule, version, is_own_node=is_own_node) and (
             has_every_address(rule, version)
             or any(identity in inputs.by_group[group] for group in rule.groups)
             or bool(ranges and identity in inputs.by_ranges[ranges])
         )
 
     return Peer(matches, named)
+
+
+def _applies(rule: PolicyRule, version: int, *, is_own_node: bool) -> bool:
+    """Return True if packets of an IP version can match a rule, with the own node as peer or not.
+
+    Further conditions are about ICMP messages.
+    """
+    nodes = (each for each in rule.conditions if isinstance(each, OwnNode))
+    return version in rule.versions and all(each.is_negated != is_own_node for each in nodes)

@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import (
     Direction,
@@ -32,6 +33,7 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 RuleAction = Action | Literal["Log"]
 """Action of a rule. Log: the packet is logged, and the next rule follows."""
 
+_CILIUM_KINDS: Final = tuple(kind.kind for kind in CILIUM_KINDS)
 NETWORK_POLICY_ORDER: Final = 1000.0
 """Place of NetworkPolicies in their tier, as in Calico."""
 
@@ -114,6 +116,11 @@ class IsolatingPolicy(Struct, frozen=True):
     def spares_own_node(self) -> bool:
         """True if connections of a pod to itself and to its own node are not isolated."""
         return self.kind == NetworkPolicy.kind
+
+    @property
+    def spares_itself(self) -> bool:
+        """True if connections of a pod to itself, by a Service, are not isolated."""
+        return self.spares_own_node or self.kind in _CILIUM_KINDS
 
     @property
     def passes(self) -> bool:

@@ -54,6 +54,11 @@ class Stage(Struct, frozen=True):
         )
 
     @property
+    def for_itself(self) -> tuple[IsolatingPolicy, ...]:
+        """Policies that apply to connections of the pod to itself, by a Service."""
+        return tuple(policy for policy in self.policies if not policy.spares_itself)
+
+    @property
     def for_own_node(self) -> tuple[IsolatingPolicy, ...]:
         """Policies that apply to connections of the pod with its own node."""
         if not self.spares_own_node:

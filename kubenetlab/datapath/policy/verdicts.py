@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -17,12 +17,20 @@ from msgspec import Struct
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.datapath.policy.common import digest, isolation_log_prefix, rule_comment
+from kubenetlab.datapath.policy.conditions import ICMPIs
 from kubenetlab.datapath.policy.members import NamedPort, PodGroup
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
 from kubenetlab.datapath.policy.stages import Stage, stages
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("TCP", "UDP", "SCTP")
+ICMP_NAMES: Final = {4: "ICMP", 6: "ICMPv6"}
+"""IP version → protocol of its messages."""
 PORT_BITS: Final = 16
+Exemption = Literal["itself", "own node"] | None
+"""Reason why NetworkPolicies do not apply: the pod connects to itself by a Service, or to its node.
+
+Verdicts about the pod itself are those about its node, too, unless the policies know it.
+"""
 
 
 class PolicySet(Struct, frozen=True, dict=True):
@@ -47,6 +55,11 @@ class PolicySet(Struct, frozen=True, dict=True):
     def has_tiers(self) -> bool:
         """True if some policies apply to connections of a pod to itself and to its own node."""
         return not all(stage.spares_own_node for stage in self.stages)
+
+    @cached_property
+    def knows_own_node(self) -> bool:
+        """True if other policies apply to connections to the own node than to the pod itself."""
+        return any(stage.for_itself != stage.for_own_node for stage in self.stages)
 
     @property
     def rules(self) -> Iterator[PolicyRule]:
@@ -76,9 +89,10 @@ class Verdict(NamedTuple):
 class PortVerdict(NamedTuple):
     """Verdict about one prefix of ports."""
 
-    protocol: Protocol | None
-    """None for every protocol."""
+    protocol: str | None
+    """TCP, UDP, SCTP, ICMP or ICMPv6; None for every protocol."""
     port: int
+    """Port, or type of ICMP messages."""
     prefix_length: int
     """Number of bits of the port that have to match; 0 for every port."""
     verdict: Verdict
@@ -100,11 +114,12 @@ class _Rule(NamedTuple):
     """A rule that concerns the peer."""
 
     is_any_port: bool
-    ports: Mapping[Protocol, Sequence[tuple[int, int]]]
+    ports: Mapping[str, Sequence[tuple[int, int]]]
+    """Ports by protocol; types of messages of ICMP."""
     action: str
     verdict: Verdict
 
-    def has(self, protocol: Protocol | None, port: int) -> bool:
+    def has(self, protocol: str | None, port: int) -> bool:
         if self.is_any_port:
             return True
         if protocol is None:
@@ -120,14 +135,13 @@ class _StageRules(NamedTuple):
     """Verdict about packets that no rule matches; None if the next stage follows."""
 
 
-def port_verdicts(policies: PolicySet, peer: Peer, *, is_exempt: bool) -> tuple[PortVerdict, ...]:
-    """Return the verdicts about a peer, the longest prefixes first. They cover every packet.
+def port_verdicts(
+    policies: PolicySet, peer: Peer, exemption: Exemption = None
+) -> tuple[PortVerdict, ...]:
+    """Return the verdicts about a peer, the longest prefixes first. They cover every packet."""
+    in_order = tuple(_stage_rules(stage, peer, exemption) for stage in policies.stages)
 
-    is_exempt: True for packets of a pod to itself or to its own node, which NetworkPolicies spare.
-    """
-    in_order = tuple(_stage_rules(stage, peer, is_exempt) for stage in policies.stages)
-
-    def decide(protocol: Protocol | None, port: int) -> Verdict:
+    def decide(protocol: str | None, port: int) -> Verdict:
         for stage in in_order:
             matching = (rule for rule in stage.rules if rule.has(protocol, port))
             decision = next(matching, None)
@@ -139,7 +153,7 @@ def port_verdicts(policies: PolicySet, peer: Peer, *, is_exempt: bool) -> tuple[
 
     others = decide(None, 0)
     result = [PortVerdict(None, 0, 0, others)]
-    for protocol in PROTOCOLS:
+    for protocol in (*PROTOCOLS, *ICMP_NAMES.values()):
         ranges = (
             limits
             for stage in in_order
@@ -161,13 +175,15 @@ def _length(entry: PortVerdict) -> int:
     return -1 if entry.protocol is None else entry.prefix_length
 
 
-def _stage_rules(stage: Stage, peer: Peer, is_exempt: bool) -> _StageRules:
-    if is_exempt and stage.spares_own_node:
-        return _StageRules((), _ALLOWED)
-    unmatched = None
-    if stage.isolates:
-        unmatched = Verdict(is_denied=True, rule=isolation_log_prefix(stage.policies))
-    return _StageRules(tuple(_rules(stage.policies, peer)), unmatched)
+def _stage_rules(stage: Stage, peer: Peer, exemption: Exemption) -> _StageRules:
+    policies = stage.policies
+    if exemption is not None:
+        policies = stage.for_itself if exemption == "itself" else stage.for_own_node
+    isolating = [policy for policy in policies if policy.isolates]
+    unmatched = _ALLOWED if stage.isolates else None
+    if isolating:
+        unmatched = Verdict(is_denied=True, rule=isolation_log_prefix(isolating))
+    return _StageRules(tuple(_rules(policies, peer)), unmatched)
 
 
 def _rules(policies: Sequence[IsolatingPolicy], peer: Peer) -> Iterator[_Rule]:
@@ -176,19 +192,22 @@ def _rules(policies: Sequence[IsolatingPolicy], peer: Peer) -> Iterator[_Rule]:
         for entry in policy.rules:
             if entry.action == "Log" or not peer.matches(entry):
                 continue
-            ports: dict[Protocol, list[tuple[int, int]]] = {}
+            ports: dict[str, list[tuple[int, int]]] = {}
             for port in entry.ports:
                 ports.setdefault(port.protocol, []).append((port.first, port.last))
             for name in entry.port_names:
                 numbers = ((number, number) for number in peer.ports_named(name))
                 ports.setdefault(name.protocol, []).extend(numbers)
             comment = rule_comment(policy, entry)
+            messages = [each.type for each in entry.conditions if isinstance(each, ICMPIs)]
+            for number in messages:
+                ports.setdefault(ICMP_NAMES[entry.versions[0]], []).append((number, number))
             verdict = Verdict(entry.action == "Deny", comment)
-            yield _Rule(entry.is_any_port, ports, entry.action, verdict)
+            yield _Rule(entry.is_any_port and not messages, ports, entry.action, verdict)
 
 
 def _prefixes(
-    protocol: Protocol, sections: Sequence[tuple[int, int, Verdict]], others: Verdict
+    protocol: str, sections: Sequence[tuple[int, int, Verdict]], others: Verdict
 ) -> Iterator[PortVerdict]:
     """Yield the verdicts about a protocol, without those that a shorter prefix has."""
     widths: Counter[Verdict] = Counter()

@@ -17,6 +17,7 @@ from typing import Final
 PROTOCOLS: Final[Mapping[str, int]] = {"TCP": 6, "UDP": 17}
 """Protocols of Services."""
 PROTOCOL_NUMBERS: Final[Mapping[str, int]] = {**PROTOCOLS, "SCTP": 132}
+_ICMP_NAMES: Final[Mapping[int, str]] = {1: "ICMP", 58: "ICMPv6"}
 FRONT_KEY = struct.Struct("=16s2sBB")
 FRONT = struct.Struct("=8s8s8sIIII")
 SLOT = struct.Struct("=8sII")
@@ -124,4 +125,5 @@ def as_cidr(packed: bytes, length: int) -> str:
 
 def protocol_name(number: int) -> str:
     """Return the name of a protocol number, or the number."""
-    return next((name for name, known in PROTOCOL_NUMBERS.items() if known == number), str(number))
+    known_names = {**_ICMP_NAMES, **{known: name for name, known in PROTOCOL_NUMBERS.items()}}
+    return known_names.get(number, str(number))

@@ -52,10 +52,11 @@ IS_SERVICE: Final = 1
 """Flag of a flow from a client to an endpoint of a Service."""
 
 DIRECTIONS: Final = ("ingress", "egress")
-INGRESS, EGRESS, IS_IPV6, IS_EXEMPT = 0, 1, 2, 4
+INGRESS, EGRESS, IS_IPV6, IS_EXEMPT, TO_OWN_NODE = 0, 1, 2, 4, 8
 """Scope of a policy entry: direction, IP version, and whether NetworkPolicies do not apply."""
 BY_IDENTITY: Final = 0x10
 HAS_TIERS: Final = 1
+KNOWS_OWN_NODE: Final = 2
 DROP, TRACE = 1, 4
 POINTS: Final = (
     "from-endpoint",
@@ -227,12 +228,19 @@ def _describe_policed(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str
     return f"{name} {DIRECTIONS[kind & EGRESS]}: policies {policies:08x}{tiers}"
 
 
+def exemption_name(scope: int) -> str:
+    """Return a text for verdicts that NetworkPolicies have no part in; empty for others."""
+    if scope & TO_OWN_NODE:
+        return " own node"
+    return " exempt" if scope & IS_EXEMPT else ""
+
+
 def _describe_policy(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
     length, policies, identity, scope, protocol, port = POLICY_KEY.unpack(key)
     is_denied, rule = POLICY_ENTRY.unpack(value)
     peer = f"identity {identity}" if identity else "every other identity"
     version = "IPv6" if scope & IS_IPV6 else "IPv4"
-    exempt = " exempt" if scope & IS_EXEMPT else ""
+    exempt = exemption_name(scope)
     verdict = "denied" if is_denied else "allowed"
     text = ids.get(rule_id(rule), "")
     reason = f' "{text}"' if text else f" rule {rule:08x}" if rule else ""

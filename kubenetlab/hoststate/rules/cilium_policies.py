@@ -20,14 +20,15 @@ from kubenetlab.hoststate.rules.cilium_entries import (
     EGRESS,
     HAS_TIERS,
     IPCACHE_KEY,
-    IS_EXEMPT,
     IS_IPV6,
+    KNOWS_OWN_NODE,
     POLICED,
     POLICED_KEY,
     POLICY_ENTRY,
     POLICY_KEY,
     RULE,
     RULE_TEXT,
+    exemption_name,
 )
 from kubenetlab.hoststate.rules.cilium_objects import CiliumObject
 
@@ -79,7 +80,7 @@ class CiliumPolicies(CiliumObject, frozen=True, dict=True):
     policies: str
     """Text of the set of policies."""
     scope: int
-    """Direction, IS_IPV6, IS_EXEMPT."""
+    """Direction, IS_IPV6, IS_EXEMPT, TO_OWN_NODE."""
     identity: int
     """0: every identity without verdicts of its own."""
     ports: tuple[PolicyPorts, ...]
@@ -115,7 +116,7 @@ class CiliumPolicies(CiliumObject, frozen=True, dict=True):
 
     def __str__(self) -> str:
         version = "IPv6" if self.scope & IS_IPV6 else "IPv4"
-        exempt = " exempt" if self.scope & IS_EXEMPT else ""
+        exempt = exemption_name(self.scope)
         peer = f"identity {self.identity}" if self.identity else "every other identity"
         verdicts = ", ".join(
             f"{protocol_name(entry.protocol) if entry.protocol else 'any'} {entry.port}"
@@ -142,13 +143,15 @@ class CiliumPoliced(CiliumObject, frozen=True):
     policies: str
     """Text of the set of policies."""
     has_tiers: bool
+    knows_own_node: bool = False
 
     @property
     def key(self) -> Key:
         return ("CiliumPoliced", str(self.subject), str(self.kind))
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        value = POLICED.pack(number_of(self.policies), self.has_tiers * HAS_TIERS)
+        flags = self.has_tiers * HAS_TIERS | self.knows_own_node * KNOWS_OWN_NODE
+        value = POLICED.pack(number_of(self.policies), flags)
         yield ("cilium_policed", POLICED_KEY.pack(self.subject, self.kind)), value
 
     def __str__(self) -> str:

@@ -62,6 +62,8 @@ _ECHO_REQUEST: Final = {"IPv4": 8, "IPv6": 128}
 class CiliumOutcome(Struct, frozen=True):
     """Verdict of Cilium's policies about one end of a connection."""
 
+    isolates: bool = False
+    """True if no later stage decides."""
     isolated_by: tuple[str, ...] = ()
     """Titles of the policies that isolate the pod."""
     denied_by: RuleReference | None = None
@@ -86,10 +88,11 @@ class CiliumRules:
 
         Connections of a pod to itself are not subject to policies.
         """
-        if ends.subject.pod and ends.subject.pod == ends.peer.pod:
-            return CiliumOutcome()
         own = self._sections(ends.direction, ends.subject)
+        if ends.subject.pod and ends.subject.pod == ends.peer.pod:
+            return CiliumOutcome(any(section.isolates for _, section in own))
         return CiliumOutcome(
+            any(section.isolates for _, section in own),
             tuple(dict.fromkeys(policy.title for policy, section in own if section.isolates)),
             next(self._matching(own, ends, is_deny=True), None),
             tuple(self._matching(own, ends, is_deny=False)),

@@ -20,6 +20,8 @@ from kubenetlab.api.calico.selectors import parse_selector
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_labels import identity_labels
+from kubenetlab.api.policies.cilium_network_policy import CiliumPolicy
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
@@ -43,6 +45,7 @@ class Classes:
         }
         of_calico = [each for each in policies if isinstance(each, CalicoPolicy)]
         self._calico = _CalicoCriteria(cluster, of_calico) if of_calico else None
+        self._has_cilium = any(isinstance(each, CiliumPolicy) for each in policies)
         self._has_other_kinds = any(not isinstance(each, NetworkPolicy) for each in policies)
         self._classes: dict[tuple[str, str, Party], int] = {}
         self._numbers: dict[Hashable, int] = {}
@@ -78,7 +81,12 @@ class Classes:
         )
         matched = criteria.matched(pod), criteria.matched(namespace) if namespace else 0
         by_calico = self._calico.description(party, pod) if self._calico is not None else ()
-        return direction, role, pod.namespace, matched, ports, interval, by_calico
+        identity: Hashable = ()
+        if self._has_cilium:
+            identity = frozenset(
+                identity_labels(pod, namespace.labels if namespace else {}).items()
+            )
+        return direction, role, pod.namespace, matched, ports, interval, by_calico, identity
 
 
 class _CalicoCriteria:

@@ -218,7 +218,7 @@ class Evaluator:
             denial = DirectionVerdict(ends.direction, names, ordered=of_cilium.denied_by)
             return _DefaultOutcome(denial, is_final=True)
         verdict = DirectionVerdict(ends.direction, names, rules)
-        return _DefaultOutcome(verdict, bool(isolating or names or rules))
+        return _DefaultOutcome(verdict, bool(isolating or of_cilium.isolates or rules))
 
     @cached_property
     def _before(self) -> Sequence[_OtherTier]:

@@ -81,7 +81,7 @@ def kernel_rules(
 def _comment(rule: RuleReference, verdict: DirectionVerdict) -> str:
     """Return the comment of the kernel's rules for a rule of a policy."""
     kind = "" if rule.kind == "NetworkPolicy" else f"{rule.kind} "
-    return f"{kind}{rule.policy} {verdict.direction} rule {rule.index}"
+    return f"{kind}{rule.policy}{rule.suffix} {verdict.direction} rule {rule.index}"
 
 
 def _drops(lines: Sequence[_Line], verdict: DirectionVerdict, subject: Party) -> Iterator[_Line]:

@@ -16,12 +16,13 @@ from msgspec import Struct, structs
 from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS, CALICO_POLICY_KINDS
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.containers import Container
-from kubenetlab.api.core import Namespace, Node, NodeStatus
+from kubenetlab.api.core import Namespace, Node, NodeStatus, Service, ServiceSpec
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.kinds import POLICY_KINDS, POLICY_PEER_KINDS
 from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.pods import Pod, PodSpec, PodStatus
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.store import Cluster, DocumentSource
 
 _KINDS: Final[tuple[type[Resource], ...]] = (
@@ -105,6 +106,7 @@ def render_policy_objects(
         ),
         *map(_pod, cluster.all(Pod)),
         *_peers_of_calico(cluster),
+        *_services_of_cilium(cluster),
     )
     objects: list[PolicyDocument] = [
         {"kind": each.kind, "object": msgspec.to_builtins(each), "source": None} for each in others
@@ -130,6 +132,16 @@ def _peers_of_calico(cluster: Cluster) -> Iterator[Resource]:
     services = dict.fromkeys(name for policy in policies for name in policy.services)
     for service in services:
         yield from cluster.slices_by_service.get(service, ())
+
+
+def _services_of_cilium(cluster: Cluster) -> Iterator[Resource]:
+    """Yield Services, and EndpointSlices of those without a selector, for policies of Cilium."""
+    if not any(cluster.by_key(kind) for kind in CILIUM_KINDS):
+        return
+    for service in cluster.all(Service):
+        yield Service(_meta(service), ServiceSpec(selector=service.spec.selector))
+        if not service.spec.selector:
+            yield from cluster.slices_by_service.get(service.key, ())
 
 
 def _meta(obj: Resource) -> ObjectMeta:

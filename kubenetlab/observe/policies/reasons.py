@@ -113,7 +113,7 @@ def permission(verdict: DirectionVerdict, place_of: PlaceOf = no_place) -> str:
 
 def rule_title(rule: RuleReference, verdict: DirectionVerdict, place_of: PlaceOf = no_place) -> str:
     """Return a rule with its policy, such as `AdminNetworkPolicy x rule 1 (name, x.yaml:9)`."""
-    place = place_of(rule.kind, rule.policy, ("spec", verdict.direction.lower(), rule.index))
+    place = place_of(rule.kind, rule.policy, rule.path(verdict.direction))
     return f"{rule.kind} {rule.policy} rule {rule.index}{_in_parentheses(rule.name, place)}"
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
-from kubenetlab.datapath.policy import nftables
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic
-from tests.unit.diagnostics.test_diagnostics import diagnostics_of, main
+from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -16,31 +15,29 @@ metadata: {{name: some}}
 spec: {{endpointSelector: {{}}, {fields}}}
 ---
 """
+CILIUM = NODES.replace("---", "networking: {cni: cilium}\n---")
 DNS = "toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchPattern: '*'}]}}]"
 
 
 def unenforced(fields: str, kind: str = "CiliumNetworkPolicy") -> list[Diagnostic]:
-    """Return the diagnostics of a policy in a lab with one pod."""
-    text = main("") + POLICY.format(kind=kind, fields=fields)
-    return [each for each in diagnostics_of(text) if each.code == NOT_ENFORCED]
+    """Return the diagnostics of a policy in a lab with one pod and the CNI mode cilium."""
+    return reported(POLICY.format(kind=kind, fields=fields), CILIUM)
 
 
-@pytest.fixture
-def enforced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the engine of the lab know Cilium's policies."""
-    monkeypatch.setattr(nftables.Mode, "enforced_kinds", CILIUM_KINDS)
+def reported(policy: str, nodes: str = NODES) -> list[Diagnostic]:
+    return [each for each in diagnostics_of(main("") + policy, nodes) if each.code == NOT_ENFORCED]
 
 
 @pytest.mark.parametrize("kind", [kind.kind for kind in CILIUM_KINDS])
 def test_engines_without_these_kinds_report_the_policy(kind: str) -> None:
     """It concerns the connections of its pods, in the directions that have rules."""
-    (diagnostic,) = unenforced("ingressDeny: [{fromEntities: [world]}]", kind)
+    fields = "ingressDeny: [{fromEntities: [world]}]"
+    (diagnostic,) = reported(POLICY.format(kind=kind, fields=fields))
     assert diagnostic.path == ()
     assert "default/one" in diagnostic.scope.into
     assert diagnostic.scope.out_of == ()
 
 
-@pytest.mark.usefixtures("enforced")
 @pytest.mark.parametrize(
     ("fields", "paths"),
     [
@@ -94,13 +91,8 @@ def test_fields_about_requests_and_identities_are_reported(fields: str, paths: l
         assert pods == ("default/one",)
 
 
-@pytest.mark.usefixtures("enforced")
 def test_policies_of_nodes_are_reported() -> None:
     text = POLICY.format(kind="CiliumClusterwideNetworkPolicy", fields="ingress: [{}]")
-    (diagnostic,) = (
-        each
-        for each in diagnostics_of(main("") + text.replace("endpointSelector", "nodeSelector"))
-        if each.code == NOT_ENFORCED
-    )
+    (diagnostic,) = reported(text.replace("endpointSelector", "nodeSelector"), CILIUM)
     assert diagnostic.path == ("spec", "nodeSelector")
     assert diagnostic.scope.is_everything
