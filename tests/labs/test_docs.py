@@ -33,7 +33,10 @@ WITH_COMMANDS = [
     for page in PAGES
     if re.search(r"^(\$ )?kubenetlab ", (ROOT / page).read_text(), re.MULTILINE)
 ]
-NEEDS_ROOT = (Path("manifests/18-cilium/README.md"),)
+NEEDS_ROOT = (
+    Path("manifests/18-cilium/README.md"),
+    Path("manifests/25-cilium-policies/README.md"),
+)
 """Pages of labs whose modes an ordinary user cannot have."""
 CHANGES_USER = " tcpdump "
 """Part of commands that an ordinary user can run only with other users (line of `doctor`)."""

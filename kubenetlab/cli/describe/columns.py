@@ -145,6 +145,16 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             ("AGE", cells.object_age, False),
         ),
     ),
+    "CiliumNetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("AGE", cells.object_age, False),
+        ("ENDPOINTS", policy_cells.endpoints, True),
+    ),
+    "CiliumClusterwideNetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("AGE", cells.object_age, False),
+        ("ENDPOINTS", policy_cells.endpoints, True),
+    ),
     "IPPool": (
         ("NAME", cells.name, False),
         ("CIDR", lambda pool: pool["spec"]["cidr"], False),

@@ -33,6 +33,17 @@ def order(item: Document) -> str:
     return "last" if value is None else f"{value:g}"
 
 
+def endpoints(policy: Document) -> str:
+    """Return the selectors of the specifications of a policy of Cilium: `app=web; all`."""
+    rules = [*filter(None, (policy.get("spec"),)), *policy.get("specs", ())]
+    return "; ".join(
+        selector_text(rule["endpointSelector"], empty="all")
+        if "endpointSelector" in rule
+        else f"nodes {selector_text(rule.get('nodeSelector', {}), empty='all')}"
+        for rule in rules
+    )
+
+
 def selector_text(selector: JsonMapping, *, empty: str = "<none>") -> str:
     """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
 

@@ -24,7 +24,8 @@ each time, so a change also applies to open connections. Replies, and ICMP error
 connection, always pass.
 
 Packets of a node to its own pods pass, and those of a pod to itself by a Service and to its own
-node, except by rules of tiers. Policies see the endpoint of a Service instead of its address.
+node, except by rules of tiers. Policies of Cilium also apply to packets to the own node. The port
+of an ICMP message is its type. Policies see the endpoint of a Service instead of its address.
 
 A change is complete for each packet: a pod is switched to other policies by one map entry, after
 these are loaded. An identity is known only while the verdicts about it are.
@@ -35,9 +36,9 @@ the same labels is one of a pod to itself. Rules of tiers about the own node see
 translation.
 
 Differences to Cilium: pods share entries instead of having a map each; entries have verdicts with
-all tiers resolved instead of a precedence; ranges apply to addresses of pods and nodes, too, and
-other nodes have no access by themselves; the identity of a sender on another node follows from its
-address, and not from the tunnel.
+all tiers resolved instead of a precedence; ranges of NetworkPolicies and ClusterNetworkPolicies
+apply to addresses of pods and nodes, too, and other nodes have no access by themselves; the
+identity of a sender on another node follows from its address, and not from the tunnel.
 
 Needs: the CNI mode cilium.  As in: Cilium.
 Source: cilium/cilium bpf/lib/policy.h, pkg/policy/mapstate.go, pkg/identity (1.17).
