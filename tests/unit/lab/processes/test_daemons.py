@@ -24,9 +24,7 @@ from kubenetlab.lab.processes import daemons as module
 from kubenetlab.lab.processes.daemons import Daemons
 
 NODE, SANDBOX = "node/a", ProcessId(10, 1)
-IGNORES_SIGTERM = (
-    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); signal.pause()"
-)
+IGNORES_SIGTERM = "from signal import *; signal(SIGTERM, SIG_IGN); print(flush=True); pause()"
 
 
 class Machine:
@@ -142,7 +140,11 @@ def test_a_daemon_that_ignores_sigterm_is_killed(
 
 def test_a_reload_is_recorded(machine: Machine) -> None:
     """A new agent learns which revision of its files a daemon has read."""
-    machine.command = [sys.executable, "-c", "import signal; print(); signal.sigwait([12])"]
+    machine.command = [
+        sys.executable,
+        "-c",
+        "import signal; print(flush=True); signal.sigwait([12])",
+    ]
     machine.start("x")
     process = machine.processes[0]
     assert process.stdout is not None
