@@ -18,8 +18,8 @@ from kubenetlab.names import POLICY_LOG_GROUP
 
 _DENIED: Final = "cilium_denied"
 _RULES: Final = "cilium_rules"
-_ICMP: Final = ("1", "58")
-"""Numbers of the protocols that are shown as ICMP."""
+_ICMP: Final = ("ICMP", "ICMPv6")
+"""Protocols that logs of netfilter name ICMP."""
 
 
 class DropLog(Protocol):
