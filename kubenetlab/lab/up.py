@@ -123,23 +123,19 @@ class _Creation:
 
     def wait_until_built(self, on_progress: OnProgress, *, keep_failed: bool) -> LabBuilt:
         """Return the agent's report that everything was built. Raises KubenetlabError."""
-        assert self._socket is not None
-        while data := self._socket.recv(_RECEIVE_BYTES):
-            for message in _decode_messages(self._frames, data):
-                match message:
-                    case InitStarted():
-                        self._init = _open_init(message)
-                    case CreationFailed():
-                        if keep_failed:
-                            self._keep()
-                        raise _error(message)
-                    case LabBuilt():
-                        # A signal that arrives from here on must not remove the lab.
-                        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        for message in self._messages():
+            match message:
+                case CreationFailed():
+                    if keep_failed:
                         self._keep()
-                        return message
-                    case _:
-                        on_progress(message)
+                    raise _error(message)
+                case LabBuilt():
+                    # A signal that arrives from here on must not remove the lab.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+                    self._keep()
+                    return message
+                case _:
+                    on_progress(message)
         raise LabError(f"the lab died while it was being created{_log_tail(self._lab)}")
 
     def finish(self) -> None:
@@ -156,6 +152,25 @@ class _Creation:
             _kill(self._init)
         if self._claim is not None:
             cleanup.remove_dead_lab(self._lab, self._claim)
+
+    def _messages(self) -> Iterator[Progress | LabBuilt | CreationFailed]:
+        """Yield the messages of the lab until it closes the socket; remember its init.
+
+        A signal interrupts only the wait for them, because `finish` needs the pid of init.
+        """
+        assert self._socket is not None
+        while True:
+            select.select([self._socket], [], [])
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            data = self._socket.recv(_RECEIVE_BYTES)
+            messages = list(_decode_messages(self._frames, data))
+            for message in messages:
+                if isinstance(message, InitStarted):
+                    self._init = _open_init(message)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            if not data:
+                return
+            yield from (message for message in messages if not isinstance(message, InitStarted))
 
     def _keep(self) -> None:
         """Tell the lab to continue without this process."""
