@@ -283,7 +283,10 @@ def _sorted(jumps: Iterable[Jump]) -> list[Jump]:
 
 
 def _contents(objects: Iterable[Ruled], chain_ids: set[ChainId]) -> dict[ChainId, list[str]]:
-    """Return the rules of these chains in order: entries, then the chain's own rules."""
+    """Return the rules of these chains: entries, then the chain's own rules in order.
+
+    Entries are sorted, so that a chain is the same whatever the order of the subjects.
+    """
     contents: dict[ChainId, list[str]] = {chain_id: [] for chain_id in chain_ids}
     chains: list[IptablesChain] = []
     for obj in members(objects):
@@ -291,6 +294,8 @@ def _contents(objects: Iterable[Ruled], chain_ids: set[ChainId]) -> dict[ChainId
             chains.append(obj)
         elif isinstance(obj, ChainEntry) and obj.chain_id in contents:
             contents[obj.chain_id].append(obj.rule)
+    for rules in contents.values():
+        rules.sort()
     for chain in chains:
         if chain.chain_id in contents:
             contents[chain.chain_id] += chain.rules

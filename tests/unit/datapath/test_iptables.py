@@ -78,9 +78,12 @@ def entries(*names: str) -> NodeRules[IptablesObject]:
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:
-    """They are in the order of the subjects, and a deleted subject takes its chain with it."""
+    """They are sorted, whatever the order of the subjects.
+
+    A deleted subject takes its chain with it.
+    """
     shared = IptablesChain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
-    (made,) = decode_restores(update([], [shared, entries("KUBE-A", "KUBE-B")]))
+    (made,) = decode_restores(update([], [shared, entries("KUBE-B", "KUBE-A")]))
     assert made.text.splitlines() == [
         "*nat",
         ":KUBE-A - [0:0]",

@@ -227,8 +227,8 @@ COMMIT
 -A KUBE-FW-Q5H337C2KORZZI4N -m comment --comment "default/fenced loadbalancer IP" -s 198.51.100.0/24 -j KUBE-EXT-Q5H337C2KORZZI4N
 -A KUBE-FW-Q5H337C2KORZZI4N -m comment --comment "other traffic to default/fenced will be dropped by KUBE-PROXY-FIREWALL"
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
--A KUBE-NODEPORTS -m comment --comment "default/kept" -m tcp -p tcp --dport 30080 -j KUBE-EXT-AMYOSWJONJKM52OW
 -A KUBE-NODEPORTS -m comment --comment "default/fenced" -m tcp -p tcp --dport 30081 -j KUBE-EXT-Q5H337C2KORZZI4N
+-A KUBE-NODEPORTS -m comment --comment "default/kept" -m tcp -p tcp --dport 30080 -j KUBE-EXT-AMYOSWJONJKM52OW
 -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
 -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
 -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
@@ -280,17 +280,17 @@ COMMIT
 -A KUBE-SEP-ZP3FB6NMPNCO4VBJ -m comment --comment "kube-system/kube-dns:metrics" -m tcp -p tcp -j DNAT --to-destination 10.244.0.3:9153
 -A KUBE-SEP-ZXMNUKOKXUTL2MK2 -m comment --comment "kube-system/kube-dns:dns-tcp" -s 10.244.0.3 -j KUBE-MARK-MASQ
 -A KUBE-SEP-ZXMNUKOKXUTL2MK2 -m comment --comment "kube-system/kube-dns:dns-tcp" -m tcp -p tcp -j DNAT --to-destination 10.244.0.3:53
+-A KUBE-SERVICES -m comment --comment "default/fenced cluster IP" -m tcp -p tcp -d 10.96.230.180 --dport 80 -j KUBE-SVC-Q5H337C2KORZZI4N
+-A KUBE-SERVICES -m comment --comment "default/fenced loadbalancer IP" -m tcp -p tcp -d 203.0.113.77 --dport 80 -j KUBE-FW-Q5H337C2KORZZI4N
+-A KUBE-SERVICES -m comment --comment "default/kept cluster IP" -m tcp -p tcp -d 10.96.159.188 --dport 80 -j KUBE-SVC-AMYOSWJONJKM52OW
+-A KUBE-SERVICES -m comment --comment "default/kept external IP" -m tcp -p tcp -d 192.0.2.50 --dport 80 -j KUBE-EXT-AMYOSWJONJKM52OW
+-A KUBE-SERVICES -m comment --comment "default/near cluster IP" -m tcp -p tcp -d 10.96.34.120 --dport 80 -j KUBE-SVL-JP74GBMZCWWFJUWR
+-A KUBE-SERVICES -m comment --comment "default/sticky cluster IP" -m tcp -p tcp -d 10.96.244.102 --dport 80 -j KUBE-SVC-BJWR5DPVIKTHVKZU
+-A KUBE-SERVICES -m comment --comment "default/web:http cluster IP" -m tcp -p tcp -d 10.96.54.115 --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
+-A KUBE-SERVICES -m comment --comment "default/web:udp cluster IP" -m udp -p udp -d 10.96.54.115 --dport 81 -j KUBE-SVC-OORGQSBIFXI7NHIM
 -A KUBE-SERVICES -m comment --comment "kube-system/kube-dns:dns cluster IP" -m udp -p udp -d 10.96.0.10 --dport 53 -j KUBE-SVC-TCOU7JCQXEZGVUNU
 -A KUBE-SERVICES -m comment --comment "kube-system/kube-dns:dns-tcp cluster IP" -m tcp -p tcp -d 10.96.0.10 --dport 53 -j KUBE-SVC-ERIFXISQEP7F7OF4
 -A KUBE-SERVICES -m comment --comment "kube-system/kube-dns:metrics cluster IP" -m tcp -p tcp -d 10.96.0.10 --dport 9153 -j KUBE-SVC-JD5MR3NA4I4DYORP
--A KUBE-SERVICES -m comment --comment "default/web:http cluster IP" -m tcp -p tcp -d 10.96.54.115 --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
--A KUBE-SERVICES -m comment --comment "default/web:udp cluster IP" -m udp -p udp -d 10.96.54.115 --dport 81 -j KUBE-SVC-OORGQSBIFXI7NHIM
--A KUBE-SERVICES -m comment --comment "default/sticky cluster IP" -m tcp -p tcp -d 10.96.244.102 --dport 80 -j KUBE-SVC-BJWR5DPVIKTHVKZU
--A KUBE-SERVICES -m comment --comment "default/near cluster IP" -m tcp -p tcp -d 10.96.34.120 --dport 80 -j KUBE-SVL-JP74GBMZCWWFJUWR
--A KUBE-SERVICES -m comment --comment "default/kept cluster IP" -m tcp -p tcp -d 10.96.159.188 --dport 80 -j KUBE-SVC-AMYOSWJONJKM52OW
--A KUBE-SERVICES -m comment --comment "default/kept external IP" -m tcp -p tcp -d 192.0.2.50 --dport 80 -j KUBE-EXT-AMYOSWJONJKM52OW
--A KUBE-SERVICES -m comment --comment "default/fenced cluster IP" -m tcp -p tcp -d 10.96.230.180 --dport 80 -j KUBE-SVC-Q5H337C2KORZZI4N
--A KUBE-SERVICES -m comment --comment "default/fenced loadbalancer IP" -m tcp -p tcp -d 203.0.113.77 --dport 80 -j KUBE-FW-Q5H337C2KORZZI4N
 -A KUBE-SERVICES -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
 -A KUBE-SVC-AMYOSWJONJKM52OW -m comment --comment "default/kept cluster IP" -m tcp -p tcp -d 10.96.159.188 --dport 80 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ
 -A KUBE-SVC-AMYOSWJONJKM52OW -m comment --comment "default/kept -> 10.244.0.4:8080" -m statistic --mode random --probability 0.3333333333 -j KUBE-SEP-F2IKNCGLE5KEU4OD
