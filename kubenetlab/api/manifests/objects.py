@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from msgspec import structs
 
 from kubenetlab import __version__
 from kubenetlab.api import builtin
+from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS
 from kubenetlab.api.config import (
     POD_SUBNETS,
     POD_SUBNETS_BY_CNI,
@@ -17,11 +19,14 @@ from kubenetlab.api.config import (
 )
 from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.api.kinds import CONFIG_GROUPS, group_of, writable
+from kubenetlab.api.kinds import CONFIG_GROUPS, POLICY_KINDS, group_of, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.text.decode import Decoded, Finding, decode, found
 from kubenetlab.api.text.documents import MAX_DEPTH, Path, is_deeper
 from kubenetlab.errors import did_you_mean
+
+_EXACT_KINDS: Final = (*POLICY_KINDS, *CALICO_GROUP_KINDS)
+"""Kinds without unknown fields: policies, and what their rules select."""
 
 
 def title_of(value: JsonMapping) -> str:
@@ -49,12 +54,16 @@ def unknown_kind_hints(api_version: str, kind: str) -> tuple[str, ...] | None:
     if group in CONFIG_GROUPS:
         # `decode_object` checks the version of a Cluster document.
         return None if kind == ClusterConfig.kind else (f"{group} has: {ClusterConfig.kind}",)
+    modelled = writable({"apiVersion": api_version, "kind": kind})
+    if modelled is not None:
+        served = (modelled.api_version, *modelled.other_api_versions)
+        return None if api_version in served else (f"expected apiVersion {' or '.join(served)}",)
     kinds = builtin.KINDS.get(api_version, frozenset())
     if kind in kinds:
         return None
     is_known_group = bool(kinds) or (slash and group in map(group_of, builtin.KINDS))
     if versions := builtin.versions_of(kind):
-        if is_known_group or "." not in group:
+        if is_known_group or not slash or "." not in group:
             return (f"expected apiVersion {' or '.join(versions)}",)
         return None
     if kinds:
@@ -112,9 +121,28 @@ def decode_object(value: JsonMapping, type_: type[Resource]) -> Decoded[Resource
     if type_ is ClusterConfig:
         return _decode_config(value)
     decoded = decode(type_.converted(_fields(value)), type_)
+    if type_ in _EXACT_KINDS:
+        decoded = _without_unknown_conditions(decoded)
     return Decoded(
         _with_namespace(decoded.value), decoded.findings, _with_namespace(decoded.repaired)
     )
+
+
+def _without_unknown_conditions(decoded: Decoded[Resource]) -> Decoded[Resource]:
+    """Return unknown fields in the specification of a policy as errors.
+
+    Such a field would be left out. A rule without one of its conditions matches more: a misspelt
+    peer would turn into all peers.
+    """
+    findings = tuple(
+        structs.replace(finding, is_unknown_field=False)
+        if finding.is_unknown_field and finding.path[0] != "metadata"
+        else finding
+        for finding in decoded.findings
+    )
+    if all(finding.is_unknown_field for finding in findings):
+        return decoded
+    return Decoded(None, findings, decoded.repaired or decoded.value)
 
 
 def _fields(value: JsonMapping) -> JsonObject:

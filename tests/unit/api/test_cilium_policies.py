@@ -190,9 +190,7 @@ def test_mistakes_are_reported_with_the_path_of_the_field(text: str, message: st
 def test_a_deny_rule_has_no_rules_of_layer_7() -> None:
     """The field is unknown there, as in Cilium."""
     text = cnp("ingressDeny: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]}]")
-    assert [(warning.path, warning.is_warning) for warning in loaded(text).warnings] == [
-        ("spec.ingressDeny[0].toPorts[0].rules", True)
-    ]
+    assert_rejected(text, "spec.ingressDeny[0].toPorts[0].rules: unknown field")
 
 
 LABELS = identity_labels(

@@ -103,7 +103,7 @@ PORT = "spec.ingress[0].ports[0]"
         ),
         (
             ingress("action: Deny, from: [{nodes: {}}]"),
-            "spec.ingress[0].from[0]: must have exactly one of namespaces and pods, found none",
+            "spec.ingress[0].from[0].nodes: unknown field",
         ),
         (
             ingress(f"name: {'x' * 101}, action: Deny, from: {ANYWHERE}"),
@@ -166,7 +166,7 @@ PORT = "spec.ingress[0].ports[0]"
             protocols("{tcp: {destinationPort: {range: {start: 5, end: 5}}}}"),
             f"{PROTOCOL}.tcp.destinationPort.range.end: must be greater than `start` 5, found 5",
         ),
-        (protocols("{icmp: {}}"), f"{PROTOCOL}: must have exactly one of"),
+        (protocols("{icmp: {}}"), f"{PROTOCOL}.icmp: unknown field"),
         (
             ports("{}"),
             f"{PORT}: must have exactly one of portNumber, namedPort and portRange, found none",

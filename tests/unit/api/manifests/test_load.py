@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +113,87 @@ def test_an_unknown_field_is_a_warning_and_in_strict_mode_an_error() -> None:
     assert (problem.is_warning, problem.message) == (True, "unknown field; did you mean image?")
     assert loaded(text).entries[0].object is not None
     assert not problems_of(text, strict=True)[0].is_warning
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "field"),
+    [
+        ("networking.k8s.io/v1 NetworkPolicy", "{podSelector: {app: web}}", "podSelector.app"),
+        (
+            "networking.k8s.io/v1 NetworkPolicy",
+            "{podSelector: {}, ingress: [{to: [{podSelector: {}}]}]}",
+            "ingress[0].to",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy",
+            "{tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, "
+            "from: [{namespaces: {}}], ports: [{portNumber: {port: 80}}]}]}",
+            "ingress[0].ports",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy",
+            "{priority: 1, subject: {namespaces: {}}, ingress: [{action: Allow, "
+            "from: [{namespaces: {sameLabels: [team]}}]}]}",
+            "ingress[0].from[0].namespaces.sameLabels",
+        ),
+        (
+            "projectcalico.org/v3 GlobalNetworkPolicy",
+            "{egress: [{action: Allow, destination: {domains: [example.com]}}]}",
+            "egress[0].destination.domains",
+        ),
+        (
+            "projectcalico.org/v3 GlobalNetworkSet",
+            "{allowedEgressDomains: [example.com]}",
+            "allowedEgressDomains",
+        ),
+        (
+            "cilium.io/v2 CiliumNetworkPolicy",
+            "{endpointSelector: {}, egressDeny: [{toFQDNs: [{matchName: example.com}]}]}",
+            "egressDeny[0].toFQDNs",
+        ),
+    ],
+)
+def test_an_unknown_field_of_a_policy_is_an_error(kind: str, spec: str, field: str) -> None:
+    """Without the field, a rule would match more connections than its author meant."""
+    version, _, kind = kind.partition(" ")
+    text = (
+        f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p, colour: red}}\nspec: {spec}\n"
+    )
+    colour, unknown = problems_of(text)
+    assert (colour.is_warning, colour.message) == (True, "unknown field")
+    assert not unknown.is_warning
+    assert unknown.path == f"spec.{field}"
+    assert unknown.message.startswith("unknown field")
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "expected"),
+    [
+        ("networking.k8s.io", "NetworkPolicy", "networking.k8s.io/v1"),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "ClusterNetworkPolicy",
+            "policy.networking.k8s.io/v1alpha2",
+        ),
+        (
+            "policy.networking.k8s.io/v1alpha2",
+            "AdminNetworkPolicy",
+            "policy.networking.k8s.io/v1alpha1",
+        ),
+        (
+            "projectcalico.org/v1",
+            "NetworkPolicy",
+            "projectcalico.org/v3 or crd.projectcalico.org/v1",
+        ),
+        ("cilium.io/v2alpha1", "CiliumNetworkPolicy", "cilium.io/v2"),
+    ],
+)
+def test_a_version_without_the_kind_is_an_error(version: str, kind: str, expected: str) -> None:
+    """A cluster has no such kind, even if the API group has it in another version."""
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p}}\nspec: {{}}\n"
+    (problem,) = problems_of(text)
+    assert problem.message == f'no matches for kind "{kind}" in version "{version}"'
+    assert problem.hints == (f"expected apiVersion {expected}",)
 
 
 def test_a_configuration_of_kind_is_accepted_unchanged() -> None:
