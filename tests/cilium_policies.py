@@ -95,7 +95,40 @@ _CIDR_RULES: st.SearchStrategy[Document] = st.sampled_from(
         {"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16"]},
         {"cidr": "2001:db8::/32"},
         {"cidrGroupRef": "group"},
+        {"cidrGroupRef": "group0"},
+        {"cidrGroupRef": "group1", "except": ["198.51.100.10/32", "2001:db8::/64"]},
+        {"cidrGroupSelector": {"matchLabels": {"role": "partner"}}},
+        {
+            "cidrGroupSelector": {
+                "matchExpressions": [{"key": "role", "operator": "In", "values": ["guest", "vpn"]}]
+            },
+            "except": ["198.51.100.0/28"],
+        },
+        {
+            "cidrGroupSelector": {
+                "matchExpressions": [
+                    {"key": "io.cilium.policy.cidrgroupname/group1", "operator": "Exists"}
+                ]
+            }
+        },
     ]
+)
+_GROUP_CIDRS = st.sampled_from(
+    [
+        "0.0.0.0/0",
+        "198.51.100.10/32",
+        "198.51.100.77/24",
+        "10.244.0.0/16",
+        "172.18.0.0/16",
+        "192.0.2.0/24",
+        "::/0",
+        "2001:db8::/32",
+    ]
+)
+_GROUPS: st.SearchStrategy[Document] = st.builds(
+    lambda labels, cidrs: {"labels": labels, "externalCIDRs": cidrs},
+    st.sampled_from([{}, {"role": "partner"}, {"role": "guest"}, {"io.cilium.k8s.role": "x"}]),
+    st.lists(_GROUP_CIDRS, max_size=2),
 )
 _NODES: st.SearchStrategy[Document] = st.sampled_from(
     [
@@ -184,11 +217,15 @@ _SPECS: st.SearchStrategy[Document] = st.builds(
     st.sampled_from([{}, {}, {"ingress": False}, {"egress": False}, {"egress": True}]),
 )
 CILIUM_POLICIES: st.SearchStrategy[Document] = st.builds(
-    lambda namespace, specs: {"namespace": namespace, "specs": specs},
+    lambda namespace, specs, group: {"namespace": namespace, "specs": specs, "group": group},
     st.sampled_from(["", "default", "prod", "dev"]),
     st.lists(_SPECS, min_size=1, max_size=2),
+    st.none() | _GROUPS,
 )
-"""Namespace, empty for a policy of all namespaces, and specifications."""
+"""Namespace, empty for a policy of all namespaces, specifications, and perhaps a group of ranges.
+
+The group of the first policy has the name `group0`.
+"""
 WORLDS = st.tuples(
     st.lists(NETWORK_POLICIES, max_size=2),
     st.lists(TIER_POLICIES, max_size=1),
@@ -211,8 +248,23 @@ def with_cilium(
         for number, spec in enumerate(tiers)
     ]
     documents += [_document(number, policy) for number, policy in enumerate(of_cilium)]
+    documents += [
+        group(f"group{number}", **fields)
+        for number, policy in enumerate(of_cilium)
+        if isinstance(fields := policy.get("group"), dict)
+    ]
     cluster = applied(with_policies(policies), SERVICES)
     return applied(cluster, yaml.safe_dump_all(documents)) if documents else cluster
+
+
+def group(name: str, externalCIDRs: Sequence[str], **metadata: object) -> Document:  # noqa: N803
+    """Return the manifest of a CiliumCIDRGroup."""
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumCIDRGroup",
+        "metadata": {"name": name, **metadata},
+        "spec": {"externalCIDRs": list(externalCIDRs)},
+    }
 
 
 def _document(number: int, policy: Document) -> Document:

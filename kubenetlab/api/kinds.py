@@ -47,7 +47,7 @@ from kubenetlab.api.plugins.allocations import (
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
+from kubenetlab.api.policies.cilium_rules import CILIUM_GROUP_KINDS, CILIUM_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 
@@ -73,8 +73,11 @@ POLICY_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
 
+POLICY_GROUP_KINDS: Final[tuple[type[Resource], ...]] = (*CALICO_GROUP_KINDS, *CILIUM_GROUP_KINDS)
+"""Kinds to which the policies of one CNI plugin refer: sets of networks, tiers."""
+
 POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = (
-    *CALICO_GROUP_KINDS,
+    *POLICY_GROUP_KINDS,
     Service,
     EndpointSlice,
 )
@@ -96,6 +99,7 @@ SERVED: Final[tuple[type[Resource], ...]] = (
     ConfigMap,
     Secret,
     *POLICY_KINDS,
+    *CILIUM_GROUP_KINDS,
     Event,
     *_CALICO_KINDS,
     ClusterConfig,
@@ -136,6 +140,7 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
     ConfigMap,
     Secret,
     *POLICY_KINDS,
+    *CILIUM_GROUP_KINDS,
     *_CALICO_KINDS,
     *_APPLICATION_KINDS,
 )
@@ -147,7 +152,7 @@ PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {
     BGPConfiguration: "calico",
     BGPFilter: "calico",
     **dict.fromkeys((*CALICO_POLICY_KINDS, *CALICO_GROUP_KINDS), "calico"),
-    **dict.fromkeys(CILIUM_KINDS, "cilium-cni"),
+    **dict.fromkeys((*CILIUM_KINDS, *CILIUM_GROUP_KINDS), "cilium-cni"),
 }
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 

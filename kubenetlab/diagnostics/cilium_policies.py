@@ -25,6 +25,7 @@ from kubenetlab.api.policies.cilium_rules import (
     CILIUM_KINDS,
     AnyCiliumRule,
     CiliumSection,
+    cidr_rules,
     sections,
     specifications,
 )
@@ -118,7 +119,7 @@ def _unenforced(section: CiliumSection) -> Iterator[tuple[Path, str]]:
         for field, peers in rule.peer_fields.items():
             if field.endswith("Groups") and peers:
                 yield (*path, field), "the addresses of the groups are peers"
-        yield from _cidr_groups(rule, path)
+        yield from _negative_selectors(rule, path)
         if isinstance(rule, CiliumIngressRule | CiliumEgressRule):
             if rule.authentication is not None and rule.authentication.mode != "disabled":
                 yield (*path, "authentication"), "both ends must authenticate"
@@ -132,14 +133,17 @@ def _requirements(rule: AnyCiliumRule) -> dict[str, object]:
     return {"fromRequires": rule.from_requires}
 
 
-def _cidr_groups(rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path, str]]:
-    if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
-        field, entries = "toCIDRSet", rule.to_cidr_set
-    else:
-        field, entries = "fromCIDRSet", rule.from_cidr_set
-    for index, entry in enumerate(entries or ()):
-        if not entry.cidr:
-            yield (*path, field, index), "the ranges of a CiliumCIDRGroup are peers"
+def _negative_selectors(rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the selectors of groups that peers without any label of groups meet as well.
+
+    Cilium compares them with the labels of all peers.
+    """
+    field, entries = cidr_rules(rule)
+    for index, entry in enumerate(entries):
+        selector = entry.cidr_group_selector
+        if selector is not None and selector.matches({}):
+            effect = "peers that are in no CiliumCIDRGroup match as well, pods too"
+            yield (*path, field, index, "cidrGroupSelector"), effect
 
 
 def _layer_7(entry: CiliumPortRule, path: Path) -> Iterator[tuple[Path, str]]:

@@ -10,11 +10,10 @@ from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
-from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.kinds import POLICY_GROUP_KINDS, POLICY_KINDS
 from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
@@ -30,7 +29,7 @@ from kubenetlab.diagnostics.model import (
 )
 from kubenetlab.diagnostics.templates import Templates
 
-_COMPARED: Final = (*POLICY_KINDS, *CALICO_GROUP_KINDS)
+_COMPARED: Final = (*POLICY_KINDS, *POLICY_GROUP_KINDS)
 """Kinds whose changes a message names."""
 _SHOWN: Final = 3
 """Maximum number of changed policies that a message names."""
@@ -85,12 +84,12 @@ def _effect_on_policies(cluster: Cluster, state: StoppedAgent) -> str:
 def _policies(objects: Iterable[Resource]) -> dict[str, Resource]:
     """Return policies, network sets and tiers by kind and name, without the API server's parts.
 
-    Labels of policies have no effect, those of network sets have.
+    Labels of policies have no effect, those of network sets and CIDR groups have.
     """
     return {
         f"{obj.kind} {obj.full_name}": structs.replace(
             obj,
-            metadata=ObjectMeta(labels=obj.labels if type(obj) in CALICO_GROUP_KINDS else {}),
+            metadata=ObjectMeta(labels=obj.labels if type(obj) in POLICY_GROUP_KINDS else {}),
         )
         for obj in objects
         if type(obj) in _COMPARED

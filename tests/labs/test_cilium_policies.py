@@ -128,3 +128,50 @@ def test_requests_on_layer_7_fail_a_check(lab: Lab) -> None:
     lab.up(CILIUM + PODS + policy("web", http))
     assert (reached(lab, "stranger"), reached(lab, "shop/friend")) == ([False] * 2, [True] * 2)
     assert "rules.http" in lab.run("check", status=1).out
+
+
+def test_groups_of_ranges_take_effect_when_they_change(lab: Lab) -> None:
+    """Ranges and labels of a group change in a running lab; a missing group matches nothing."""
+    rules = (
+        "egress: [{toCIDRSet: [{cidrGroupRef: partners, except: [198.51.100.20/32]}]},"
+        " {toCIDRSet: [{cidrGroupSelector: {matchLabels: {role: mirror}}}]}]"
+    )
+    group = (
+        "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\n"
+        "metadata: {name: %s, labels: {role: %s}}\nspec: {externalCIDRs: [%s]}\n---\n"
+    )
+
+    def expect(*reached: str) -> None:
+        """Wait until a pod reaches these hosts outside, and no others."""
+        hosts = {"client": "198.51.100.10", "api": "198.51.100.20", "www": "198.51.100.30"}
+        targets = [("TCP", address, 443) for address in hosts.values()]
+        desired = [name in reached for name in hosts]
+
+        def is_reached() -> bool:
+            # The client has no listener, so that it refuses connections at once.
+            answers = lab.ask(lab.pod("web", "shop"), *targets)
+            return [each.error in ("", "refused") for each in answers] == desired
+
+        wait_for(is_reached, f"connections to {reached}")
+
+    lab.up(CILIUM + PODS + policy("web", rules))
+    expect()
+    described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
+    assert "partners: no such group" in described
+    lab.apply(group % ("partners", "none", "198.51.100.0/24"))
+    expect("client", "www")
+    described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
+    assert "partners: 198.51.100.0/24" in described
+    lab.apply(group % ("partners", "none", "198.51.100.30/32"))
+    expect("www")
+    lab.apply(group % ("mirrors", "mirror", "198.51.100.20/32"))
+    expect("api", "www")
+    lab.run("ping")
+    lab.run("check")
+    explained = lab.run("explain-policy", "shop/web", "ext:api.example.com:443").out
+    assert "CiliumNetworkPolicy shop/web rule 1" in explained
+    assert "198.51.100.20/32" in lab.run("get", "ciliumcidrgroups", "-o", "wide").out
+    lab.apply(group % ("mirrors", "other", "198.51.100.20/32"))
+    expect("www")
+    lab.run("delete", "ccg", "partners")
+    expect()

@@ -38,11 +38,12 @@ class CiliumCIDRRule(Record, frozen=True):
     cidr: str = ""
     """The range, such as 10.0.0.0/8."""
     cidr_group_ref: str = ""
-    """Name of a CiliumCIDRGroup, in place of `cidr`. Not enforced by the lab."""
+    """Name of a CiliumCIDRGroup, in place of `cidr`. A group that is missing has no ranges."""
     cidr_group_selector: LabelSelector | None = None
-    """Labels of CiliumCIDRGroups, in place of `cidr`. Not enforced by the lab."""
+    """Labels of CiliumCIDRGroups, in place of `cidr`."""
     except_: tuple[str, ...] = ()
-    """Ranges within `cidr` that do not belong to the peer. Other peers may have them."""
+    """Ranges that do not belong to the peer, within `cidr` if it is set. Other peers may have
+    them."""
 
 
 class CiliumPortProtocol(Record, frozen=True):

@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup
 from kubenetlab.api.policies.cilium_network_policy import (
+    CiliumCIDRRule,
     CiliumClusterwideNetworkPolicy,
     CiliumEgressDenyRule,
     CiliumEgressRule,
@@ -33,6 +35,8 @@ CILIUM_KINDS: Final[tuple[type[CiliumPolicy], ...]] = (
     CiliumClusterwideNetworkPolicy,
 )
 """Kinds of policies of the CNI plugin Cilium."""
+CILIUM_GROUP_KINDS: Final[tuple[type[CiliumCIDRGroup], ...]] = (CiliumCIDRGroup,)
+"""Kinds to which Cilium's policies refer."""
 
 AnyCiliumRule = CiliumIngressRule | CiliumIngressDenyRule | CiliumEgressRule | CiliumEgressDenyRule
 CONTROL_PLANE_LABEL: Final = "node-role.kubernetes.io/control-plane"
@@ -168,6 +172,13 @@ def has_peers(rule: AnyCiliumRule) -> bool | None:
 def has_traffic(rule: AnyCiliumRule) -> bool:
     """Return True if a rule names ports or types of ICMP messages."""
     return bool(rule.to_ports or rule.icmps)
+
+
+def cidr_rules(rule: AnyCiliumRule) -> tuple[str, tuple[CiliumCIDRRule, ...]]:
+    """Return the name of the field with ranges and exceptions of a rule, and its entries."""
+    if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+        return "toCIDRSet", rule.to_cidr_set or ()
+    return "fromCIDRSet", rule.from_cidr_set or ()
 
 
 def ports(rule: AnyCiliumRule) -> Iterator[CiliumPortProtocol]:

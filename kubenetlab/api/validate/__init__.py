@@ -40,6 +40,7 @@ from kubenetlab.api.policies.admin_network_policies import (
     AdminNetworkPolicy,
     BaselineAdminNetworkPolicy,
 )
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumClusterwideNetworkPolicy,
     CiliumNetworkPolicy,
@@ -53,7 +54,7 @@ from kubenetlab.api.validate.calico_policies import (
     validate_network_set,
     validate_tier,
 )
-from kubenetlab.api.validate.cilium_policies import validate_cilium_policy
+from kubenetlab.api.validate.cilium_policies import validate_cidr_group, validate_cilium_policy
 from kubenetlab.api.validate.cluster_policies import (
     validate_admin_network_policy,
     validate_baseline_admin_network_policy,
@@ -100,6 +101,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     BaselineAdminNetworkPolicy: validate_baseline_admin_network_policy,
     CiliumNetworkPolicy: validate_cilium_policy,
     CiliumClusterwideNetworkPolicy: validate_cilium_policy,
+    CiliumCIDRGroup: validate_cidr_group,
     IPPool: validate_ip_pool,
     BGPConfiguration: validate_bgp_configuration,
     BGPPeer: validate_bgp_peer,

@@ -1,4 +1,4 @@
-"""Validation of CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy.
+"""Validation of CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy and CiliumCIDRGroup.
 
 Source: cilium/cilium pkg/policy/api/rule_validation.go, pkg/policy/api/fqdn.go (1.18).
 """
@@ -11,6 +11,7 @@ from typing import Final
 
 from kubenetlab.api.containers import MAX_PORT
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup
 from kubenetlab.api.policies.cilium_labels import split_key
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumCIDRRule,
@@ -38,7 +39,7 @@ from kubenetlab.api.policies.cilium_rules import (
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_selector
-from kubenetlab.api.validate.syntax import port_name_fault
+from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
 from kubenetlab.api.values import ip
 from kubenetlab.errors import did_you_mean
 
@@ -55,6 +56,13 @@ def validate_cilium_policy(policy: CiliumPolicy) -> Iterator[Finding]:
     is_clusterwide = isinstance(policy, CiliumClusterwideNetworkPolicy)
     for path, rule in specifications(policy):
         yield from _validate_rule(rule, path, is_clusterwide=is_clusterwide)
+
+
+def validate_cidr_group(group: CiliumCIDRGroup) -> Iterator[Finding]:
+    """Validate a group of ranges on its own; yield every finding."""
+    for index, cidr in enumerate(group.spec.external_cidrs):
+        if ip.range_of(cidr) is None:
+            yield Finding(("spec", "externalCIDRs", index), _not_a_range(cidr))
 
 
 def _validate_rule(rule: CiliumRule, path: Path, *, is_clusterwide: bool) -> Iterator[Finding]:
@@ -181,6 +189,13 @@ def _validate_cidr_rules(rules: Sequence[CiliumCIDRRule], path: Path) -> Iterato
                 (*path, index),
                 "must have exactly one of cidr, cidrGroupRef and cidrGroupSelector, "
                 f"found {' and '.join(present) or 'none'}",
+            )
+        if rule.cidr_group_ref and (fault := subdomain_fault(rule.cidr_group_ref)):
+            yield Finding((*path, index, "cidrGroupRef"), fault)
+        if rule.cidr_group_selector is not None:
+            # Labels of groups have no source, unlike those of pods.
+            yield from validate_selector(
+                rule.cidr_group_selector, (*path, index, "cidrGroupSelector")
             )
         whole = ip.range_of(rule.cidr)
         if rule.cidr and whole is None:

@@ -155,6 +155,11 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", cells.object_age, False),
         ("ENDPOINTS", policy_cells.endpoints, True),
     ),
+    "CiliumCIDRGroup": (
+        ("NAME", cells.name, False),
+        ("AGE", cells.object_age, False),
+        ("CIDRS", lambda item: ",".join(cells.spec_field(item, "externalCIDRs", ())), True),
+    ),
     "IPPool": (
         ("NAME", cells.name, False),
         ("CIDR", lambda pool: pool["spec"]["cidr"], False),

@@ -19,11 +19,14 @@ from kubenetlab.cli.terminal.theme import MUTED, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.pods import Pod
+    from kubenetlab.api.policies.cilium_network_policy import CiliumRule
+    from kubenetlab.api.policies.cilium_rules import AnyCiliumRule
     from kubenetlab.api.policies.network_policy import (
         NetworkPolicy,
         NetworkPolicyPeer,
         NetworkPolicyPort,
     )
+    from kubenetlab.api.store import Cluster
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.policies.peers import NamedHost, PolicyMembers
@@ -106,8 +109,36 @@ def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
         given = document["spec"] if len(path) == 1 else document["specs"][path[1]]
         print_heading(f"Selected Pods of {title}" if policy.specs else "Selected Pods")
         _print_hosts(named(members.selected_by_cilium(policy, rule)), 1)
+        _print_cidr_groups(rule, objects.cluster)
         print_heading(title)
         print_data(given, "yaml")
+
+
+def _print_cidr_groups(rule: CiliumRule, cluster: Cluster) -> None:
+    """Print the ranges of the groups to which the rules of a specification refer."""
+    from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
+    from kubenetlab.api.policies.cilium_rules import cidr_rules
+
+    groups: dict[str, str] = {}
+    rules: tuple[AnyCiliumRule, ...]
+    rules = (*rule.ingress, *rule.ingress_deny, *rule.egress, *rule.egress_deny)
+    for entry in (entry for each in rules for entry in cidr_rules(each)[1] if not entry.cidr):
+        found = [
+            group
+            for group in cluster.all(CiliumCIDRGroup)
+            if refers_to(entry, group.name, group.labels)
+        ]
+        for group in found:
+            ranges = ", ".join(group.spec.external_cidrs)
+            groups[group.name] = ranges or paint("<none>", WARNING)
+        if not found:
+            selector = entry.cidr_group_selector or LabelSelector()
+            name = entry.cidr_group_ref or f"selector {_text(selector) or '<none>'}"
+            groups[name] = paint("no such group, so it matches nothing", WARNING)
+    if groups:
+        print_heading("CIDR Groups")
+    for name, text in groups.items():
+        echo(f"  {name}: {text}")
 
 
 def describe_calico_policy(client: Client, document: JsonMapping) -> None:

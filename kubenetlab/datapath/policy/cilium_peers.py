@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.meta import Labels, LabelSelector, LabelSelectorRequirement
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
 from kubenetlab.api.policies.cilium_labels import matches_host_name, reserved_peers
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumCIDRRule,
@@ -54,6 +55,14 @@ class PolicyService(Struct, frozen=True):
     """Addresses of its endpoints, if it has no selector."""
 
 
+class CIDRGroup(Struct, frozen=True):
+    """A CiliumCIDRGroup as rules see it."""
+
+    name: str
+    labels: Labels
+    ranges: tuple[str, ...]
+
+
 class CiliumObjects(Struct, frozen=True):
     """Objects to which Cilium's policies refer, besides pods."""
 
@@ -63,6 +72,7 @@ class CiliumObjects(Struct, frozen=True):
     services: tuple[PolicyService, ...]
     inside: tuple[str, ...]
     """Disjoint ranges with the addresses of all pods and nodes."""
+    cidr_groups: tuple[CIDRGroup, ...] = ()
 
     @property
     def node_ranges(self) -> tuple[str, ...]:
@@ -105,6 +115,10 @@ def cilium_objects(cluster: Cluster) -> CiliumObjects:
             for service in cluster.all(Service)
         ),
         tuple(disjoint_ranges([IPBlock(cidr) for cidr in inside])),
+        tuple(
+            CIDRGroup(group.name, group.labels, group.spec.external_cidrs)
+            for group in cluster.all(CiliumCIDRGroup)
+        ),
     )
 
 
@@ -164,9 +178,28 @@ def _ranges(
     cidrs: Iterable[str], rules: Iterable[CiliumCIDRRule], objects: CiliumObjects
 ) -> Iterator[Peers]:
     blocks = [IPBlock(cidr if "/" in cidr else host_range(cidr)) for cidr in cidrs]
-    blocks += (IPBlock(rule.cidr, rule.except_) for rule in rules if rule.cidr)
+    blocks += (
+        IPBlock(cidr, _excepted(cidr, rule.except_))
+        for rule in rules
+        for cidr in _cidrs_of(rule, objects)
+    )
     if blocks:
         yield _outside(disjoint_ranges(blocks), objects)
+
+
+def _cidrs_of(rule: CiliumCIDRRule, objects: CiliumObjects) -> Iterator[str]:
+    """Yield the range of an entry, or those of the groups to which it refers."""
+    if rule.cidr:
+        yield rule.cidr
+        return
+    for group in objects.cidr_groups:
+        if refers_to(rule, group.name, group.labels):
+            yield from group.ranges
+
+
+def _excepted(cidr: str, parts: Iterable[str]) -> tuple[str, ...]:
+    """Return the exceptions from a range: those of a group may lie outside of its ranges."""
+    return tuple(part for part in parts if ip.version_of(part) == ip.version_of(cidr))
 
 
 def _entities(names: Iterable[str], objects: CiliumObjects) -> Iterator[Peers]:

@@ -24,6 +24,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.kinds import POLICY_KINDS, find_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup
 from kubenetlab.api.policies.cilium_labels import split_key
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values.ip import is_address, is_part, range_of
@@ -88,8 +89,9 @@ def terms_of(cluster: Cluster) -> PolicyTerms:
         *cluster.all(NetworkSet),
         *cluster.all(GlobalNetworkSet),
     ]
-    for networks in sets:
-        ranges |= {range_: None for net in networks.spec.nets if (range_ := range_of(net))}
+    nets = [net for networks in sets for net in networks.spec.nets]
+    nets += [cidr for group in cluster.all(CiliumCIDRGroup) for cidr in group.spec.external_cidrs]
+    ranges |= {range_: None for net in nets if (range_ := range_of(net))}
     return PolicyTerms(labels, tuple(ranges), ports)
 
 

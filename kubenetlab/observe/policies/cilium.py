@@ -19,6 +19,7 @@ from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import Labels
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
 from kubenetlab.api.policies.cilium_labels import (
     identity_labels,
     is_peer,
@@ -27,6 +28,7 @@ from kubenetlab.api.policies.cilium_labels import (
     reserved_peers,
 )
 from kubenetlab.api.policies.cilium_network_policy import (
+    CiliumCIDRRule,
     CiliumEgressDenyRule,
     CiliumEgressRule,
     CiliumIngressDenyRule,
@@ -182,16 +184,28 @@ class CiliumRules:
             return node is not None and any(each.matches(node.labels) for each in nodes or ())
         if pod is None and (
             any(_is_in_range(party.address, cidr) for cidr in cidrs or ())
-            or any(
-                is_in(party.address, each.cidr)
-                and not any(is_in(party.address, part) for part in each.except_)
-                for each in cidr_rules or ()
-            )
+            or any(self._is_in_entry(party.address, each) for each in cidr_rules or ())
         ):
             return True
         return isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule) and (
             self._is_behind_service(policy, rule, pod, party) or self._has_name(rule, pod, party)
         )
+
+    def _is_in_entry(self, address: str, entry: CiliumCIDRRule) -> bool:
+        """Return True if an address is in a range, or in one of a group, without exceptions."""
+        cidrs = [entry.cidr] if entry.cidr else self._cidrs_of_groups(entry)
+        return any(is_in(address, cidr) for cidr in cidrs) and not any(
+            is_in(address, part) for part in entry.except_
+        )
+
+    def _cidrs_of_groups(self, entry: CiliumCIDRRule) -> list[str]:
+        """Return the ranges of the groups to which an entry refers, none if they are missing."""
+        return [
+            cidr
+            for group in self._cluster.all(CiliumCIDRGroup)
+            if refers_to(entry, group.name, group.labels)
+            for cidr in group.spec.external_cidrs
+        ]
 
     def _entities(self, subject: Party, party: Party) -> frozenset[str]:
         """Return the entities to which a party belongs, as the pod of a policy sees it."""

@@ -15,9 +15,10 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS, CalicoPolicy
+from kubenetlab.api.calico.policies import CalicoPolicy
 from kubenetlab.api.calico.selectors import parse_selector
 from kubenetlab.api.core import Namespace
+from kubenetlab.api.kinds import POLICY_GROUP_KINDS
 from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import identity_labels
@@ -37,7 +38,7 @@ class Classes:
 
     def __init__(self, cluster: Cluster, policies: Sequence[Resource]) -> None:
         self._cluster = cluster
-        sets = [networks for kind in CALICO_GROUP_KINDS for networks in cluster.all(kind)]
+        sets = [networks for kind in POLICY_GROUP_KINDS for networks in cluster.all(kind)]
         self._criteria: Final = {
             (direction, role): _Criteria((*_parts(policies, direction, role), *sets))
             for direction in ("Ingress", "Egress")

@@ -2,7 +2,8 @@
 
 Pods have only the fields that policies read: labels, ports with names, service account, and
 hostNetwork. The Cluster document has the external hosts, whose names policies can have. Policies of
-Calico come with the network sets, tiers and endpoints to which they refer.
+Calico come with the network sets, tiers and endpoints to which they refer, those of Cilium with
+Services and groups of ranges.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kubenetlab.api.kinds import POLICY_KINDS, POLICY_PEER_KINDS
 from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.pods import Pod, PodSpec, PodStatus
-from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
+from kubenetlab.api.policies.cilium_rules import CILIUM_GROUP_KINDS, CILIUM_KINDS
 from kubenetlab.api.store import Cluster, DocumentSource
 
 _KINDS: Final[tuple[type[Resource], ...]] = (
@@ -106,7 +107,7 @@ def render_policy_objects(
         ),
         *map(_pod, cluster.all(Pod)),
         *_peers_of_calico(cluster),
-        *_services_of_cilium(cluster),
+        *_peers_of_cilium(cluster),
     )
     objects: list[PolicyDocument] = [
         {"kind": each.kind, "object": msgspec.to_builtins(each), "source": None} for each in others
@@ -134,10 +135,15 @@ def _peers_of_calico(cluster: Cluster) -> Iterator[Resource]:
         yield from cluster.slices_by_service.get(service, ())
 
 
-def _services_of_cilium(cluster: Cluster) -> Iterator[Resource]:
-    """Yield Services, and EndpointSlices of those without a selector, for policies of Cilium."""
+def _peers_of_cilium(cluster: Cluster) -> Iterator[Resource]:
+    """Yield the objects to which policies of Cilium refer; none without such policies.
+
+    These are groups of ranges, Services, and EndpointSlices of Services without a selector.
+    """
     if not any(cluster.by_key(kind) for kind in CILIUM_KINDS):
         return
+    for kind in CILIUM_GROUP_KINDS:
+        yield from cluster.all(kind)
     for service in cluster.all(Service):
         yield Service(_meta(service), ServiceSpec(selector=service.spec.selector))
         if not service.spec.selector:

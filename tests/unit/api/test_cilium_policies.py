@@ -34,6 +34,13 @@ def cnp(fields: str) -> str:
     return f"{CNP}spec: {{{ALL}, {fields}}}\n"
 
 
+def group(spec: str, version: str = "v2") -> str:
+    return (
+        f"apiVersion: cilium.io/{version}\nkind: CiliumCIDRGroup\nmetadata: {{name: g}}\n"
+        f"spec: {{{spec}}}\n"
+    )
+
+
 def ingress(fields: str) -> str:
     return cnp(f"ingress: [{{{fields}}}]")
 
@@ -100,6 +107,23 @@ def port(fields: str, rules: str = "") -> str:
             ingress("fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: g}]"),
             "must have exactly one of cidr, cidrGroupRef and cidrGroupSelector, found cidr and "
             "cidrGroupRef",
+        ),
+        (group(""), "spec.externalCIDRs: required, but missing"),
+        (
+            group("externalCIDRs: [10.0.0.0/8, 10.0.0.1]", "v2alpha1"),
+            'spec.externalCIDRs[1]: expected a range such as 192.168.1.0/24, found "10.0.0.1"',
+        ),
+        (
+            ingress("fromCIDRSet: [{cidrGroupRef: Partners}]"),
+            f"{RULE}.fromCIDRSet[0].cidrGroupRef: ",
+        ),
+        (
+            ingress("fromCIDRSet: [{cidrGroupRef: a, except: [10.0.0.1]}]"),
+            f"{RULE}.fromCIDRSet[0].except[0]: expected a range",
+        ),
+        (
+            ingress("fromCIDRSet: [{cidrGroupSelector: {matchLabels: {'k8s:a': b}}}]"),
+            f"{RULE}.fromCIDRSet[0].cidrGroupSelector.matchLabels",
         ),
         (port("protocol: TCP"), f"{RULE}.toPorts[0].ports[0].port: required, but missing"),
         (

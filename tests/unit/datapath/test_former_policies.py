@@ -155,6 +155,31 @@ spec: {nets: [198.51.100.0/24]}
         assert found.message.endswith(": GlobalNetworkSet partners has changed")
 
 
+def test_a_node_without_agent_keeps_the_groups_of_cilium() -> None:
+    """The diagnostic names a group whose ranges or labels have changed."""
+    documents = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: partners}
+spec:
+  endpointSelector: {}
+  ingress: [{fromCIDRSet: [{cidrGroupSelector: {matchLabels: {role: partner}}}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumCIDRGroup
+metadata: {name: partners, labels: {role: partner}}
+spec: {externalCIDRs: [198.51.100.0/24]}
+---
+"""
+    cut_off = stopped(running(store(manifest("cilium") + PODS + documents)))
+    for change in (("198.51.100", "192.0.2"), ("labels: {role: partner}", "labels: {role: x}")):
+        after = running(applied(cut_off, documents.replace(*change)))
+        assert rules(after, "worker") == rules(cut_off, "worker")
+        assert rules(after, "worker2") != rules(cut_off, "worker2")
+        (found,) = (each for each in diagnose(after) if each.code == AGENT_STOPPED)
+        assert found.message.endswith(": CiliumCIDRGroup partners has changed")
+
+
 def test_modes_whose_agents_enforce_policies() -> None:
     """calico-node and kube-router do; weave-npc is in the pod of weave-net."""
     agents = {name: modes.load("cni", name, {}).facts.agent for name in modes.known("cni")}

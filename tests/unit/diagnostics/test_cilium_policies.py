@@ -53,8 +53,18 @@ def test_engines_without_these_kinds_report_the_policy(kind: str) -> None:
         ),
         ("egressDeny: [{toRequires: [{}]}]", ["spec.egressDeny[0].toRequires"]),
         (
-            "ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: group}]}]",
-            ["spec.ingress[0].fromCIDRSet[1]"],
+            "ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: group},"
+            " {cidrGroupSelector: {matchLabels: {a: b}}}]}]",
+            [],
+        ),
+        (
+            "egress: [{toCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupSelector: {}}]}]",
+            ["spec.egress[0].toCIDRSet[1].cidrGroupSelector"],
+        ),
+        (
+            "ingressDeny: [{fromCIDRSet: [{cidrGroupSelector: {matchExpressions:"
+            " [{key: a, operator: NotIn, values: [b]}]}}]}]",
+            ["spec.ingressDeny[0].fromCIDRSet[0].cidrGroupSelector"],
         ),
         ("egress: [{toGroups: [{aws: {}}]}]", ["spec.egress[0].toGroups"]),
         (

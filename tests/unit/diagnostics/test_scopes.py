@@ -131,7 +131,7 @@ def test_the_scope_of_a_route(version: str, kind: str, spec: str) -> None:
     [
         ("gateway.networking.k8s.io/v1", "HTTPRoute", True),
         ("crd.projectcalico.org/v1", "GlobalNetworkPolicy", True),
-        ("cilium.io/v2", "CiliumCIDRGroup", True),
+        ("cilium.io/v2", "CiliumEgressGatewayPolicy", True),
         ("networking.istio.io/v1", "VirtualService", True),
         ("route.openshift.io/v1", "Route", True),
         ("vpcresources.k8s.aws/v1beta1", "SecurityGroupPolicy", True),

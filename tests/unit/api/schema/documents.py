@@ -75,7 +75,8 @@ spec:
   ingressDeny: [{fromEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: '81'}]}]}]
   egress:
   - {toFQDNs: [{matchName: api.example.com}, {matchPattern: '*.example.com'}]}
-  - {toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}
+  - {toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}, {cidrGroupRef: some}]}
+  - {toCIDRSet: [{cidrGroupSelector: {matchLabels: {role: partner}}, except: [10.1.0.0/16]}]}
   - toServices: [{k8sService: {serviceName: web}}, {k8sServiceSelector: {selector: {}}}]
   egressDeny: [{toEntities: [all]}]
 ---
@@ -85,6 +86,11 @@ metadata: {name: some}
 specs:
 - {endpointSelector: {}, ingress: [{}], egress: [{toEndpoints: [{}]}]}
 - {nodeSelector: {}, ingress: [{fromEntities: [cluster]}]}
+---
+apiVersion: cilium.io/v2alpha1
+kind: CiliumCIDRGroup
+metadata: {name: some, labels: {role: partner}}
+spec: {externalCIDRs: [198.51.100.0/24]}
 ---
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy

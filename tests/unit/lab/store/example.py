@@ -143,6 +143,11 @@ kind: CiliumClusterwideNetworkPolicy
 metadata: {name: deny}
 specs: [{endpointSelector: {}, egressDeny: [{toCIDRSet: [{cidr: 10.0.0.0/8}]}]}]
 ---
+apiVersion: cilium.io/v2
+kind: CiliumCIDRGroup
+metadata: {name: partners, labels: {role: x}}
+spec: {externalCIDRs: [198.51.100.0/24]}
+---
 apiVersion: projectcalico.org/v3
 kind: NetworkPolicy
 metadata: {name: web}

@@ -134,6 +134,51 @@ def test_peers_of_ingress_rules(peers: Document, allowed: set[int]) -> None:
     assert found == allowed | {WORKER}
 
 
+PARTNERS: Document = {"labels": {"role": "partner"}, "externalCIDRs": ["198.51.100.0/24"]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "group", "allowed"),
+    [
+        ({"cidrGroupRef": "group0"}, PARTNERS, {OUTSIDE}),
+        ({"cidrGroupRef": "group1"}, PARTNERS, set()),
+        ({"cidrGroupRef": "group0"}, None, set()),
+        ({"cidrGroupRef": "group0"}, {"externalCIDRs": []}, set()),
+        ({"cidrGroupRef": "group0"}, {"externalCIDRs": ["10.0.0.0/8", "172.18.0.0/16"]}, set()),
+        ({"cidrGroupRef": "group0", "except": ["198.51.100.10/32"]}, PARTNERS, set()),
+        ({"cidrGroupRef": "group0", "except": ["2001:db8::/32"]}, PARTNERS, {OUTSIDE}),
+        ({"cidrGroupRef": "group0", "except": ["192.0.2.0/24"]}, PARTNERS, {OUTSIDE}),
+        ({"cidrGroupSelector": {"matchLabels": {"role": "partner"}}}, PARTNERS, {OUTSIDE}),
+        ({"cidrGroupSelector": {"matchLabels": {"role": "guest"}}}, PARTNERS, set()),
+        (
+            {
+                "cidrGroupSelector": {"matchLabels": {"role": "partner"}},
+                "except": ["198.51.0.0/16"],
+            },
+            PARTNERS,
+            set(),
+        ),
+        (
+            {"cidrGroupSelector": {"matchLabels": {"io.cilium.policy.cidrgroupname/group0": ""}}},
+            {"externalCIDRs": ["198.51.100.0/24"]},
+            {OUTSIDE},
+        ),
+        (
+            {"cidrGroupSelector": {"matchLabels": {"io.cilium.k8s.role": "x"}}},
+            {"labels": {"io.cilium.k8s.role": "x"}, "externalCIDRs": ["198.51.100.0/24"]},
+            set(),
+        ),
+    ],
+)
+def test_groups_of_ranges(entry: Document, group: Document | None, allowed: set[int]) -> None:
+    """Groups mean hosts outside alone, and a missing group none. The pod is isolated anyway."""
+    ingress = {**policy(ingress=[{"fromCIDRSet": [entry]}]), "group": group}
+    places = (DB, PROD_WEB, TOOL, WORKER2, OUTSIDE)
+    assert {place for place in places if verdict([ingress], place).is_allowed} == allowed
+    egress = {**policy(egress=[{"toCIDRSet": [entry]}]), "group": group}
+    assert {place for place in places if verdict([egress], WEB, place).is_allowed} == allowed
+
+
 @pytest.mark.parametrize(
     ("peers", "allowed"),
     [
@@ -209,6 +254,16 @@ def test_classes_of_pods_know_the_selectors_of_cilium(
 ) -> None:
     """For pods, the evaluator says the same about each pair without any classes."""
     assert_same_verdicts(with_cilium(*world))
+
+
+def test_a_comparison_shows_what_a_group_opens() -> None:
+    """Hosts outside are divided at the ranges of groups as well."""
+    isolating = policy("", ingress=[{"fromCIDRSet": [{"cidrGroupRef": "group0"}]}])
+    changes = compare(
+        with_cilium([], [], [isolating]), with_cilium([], [], [{**isolating, "group": PARTNERS}])
+    )
+    assert {each.change for each in changes} == {"opened"}
+    assert {source for each in changes for source in each.sources} == {"outside 198.51.100.0/24"}
 
 
 def test_a_comparison_shows_what_a_policy_closes() -> None:
