@@ -78,10 +78,10 @@ class PolicyMaps:
     def _verdict(self, policies: int, identity: int, scope: int, traffic: Traffic) -> bool | None:
         number = PROTOCOL_NUMBERS.get(traffic.protocol, 58 if scope & IS_IPV6 else 1)
         key = POLICY_KEY.pack(
-            POLICY_PREFIX, policies, identity, scope, number, traffic.port.to_bytes(2, "big")
+            POLICY_PREFIX, identity, policies, scope, number, traffic.port.to_bytes(2, "big")
         )
         found = self._longest("cilium_policy", _bits(key[4:]), 4)
-        return None if found is None else not POLICY_ENTRY.unpack(found)[0]
+        return None if found is None else not POLICY_ENTRY.unpack(found)[1]
 
     @staticmethod
     def _address_bits(address: str) -> str:

@@ -24,12 +24,12 @@ struct memory {
 	struct ipcache_key prefix;
 	struct fragmented fragmented;
 	struct policy_key policy;
+	__u64 rule; /* entry of cilium_rules that decided */
 	__u32 source_identity;
 	__u32 destination_identity;
 	__u32 masqueraded_identity; /* of the sender for policies, if its address is that of the node */
 	__u32 status;
 	__u16 is_undecided; /* 1: policies for egress decide behind the stack */
-	__u32 rule;	 /* entry of cilium_rules that decided */
 	__u16 has_quote; /* 1: quoted and answer are valid */
 	__be16 echo_id;	 /* identifier of an ICMP echo message, and its number */
 	__be16 echo_number;

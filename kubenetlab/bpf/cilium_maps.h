@@ -58,8 +58,9 @@ struct policed_key {
 enum subject_flag { BY_IDENTITY = 0x10 };
 
 struct policed {
-	__u32 policies; /* set of policies */
+	__u64 policies; /* set of policies */
 	__u32 flags;
+	__u32 zero;
 };
 
 enum policed_flag {
@@ -71,11 +72,12 @@ enum policed_flag {
  * its own. The port of an ICMP message is its type. A shorter prefix covers more ports, every port, or every protocol and port. */
 struct policy_key {
 	__u32 prefix_length;
-	__u32 policies;
 	__u32 identity;
+	__u64 policies;
 	__u8 scope; /* enum stage, and scope_flag */
 	__u8 protocol;
 	__be16 port;
+	__u32 zero; /* after every prefix */
 };
 
 enum scope_flag {
@@ -85,11 +87,12 @@ enum scope_flag {
 };
 
 #define FIRST_CIDR_IDENTITY (1 << 24) /* smallest identity in cilium_cidr; 65536 follow */
-#define POLICY_PREFIX 96
+#define POLICY_PREFIX 128
 
 struct policy_entry {
+	__u64 rule; /* entry of cilium_rules; 0: no rule decides */
 	__u32 is_denied;
-	__u32 rule; /* entry of cilium_rules; 0: no rule decides */
+	__u32 zero;
 };
 
 #define RULE_BYTES 128
@@ -143,6 +146,7 @@ enum connection_status { STATUS_NEW, STATUS_ESTABLISHED, STATUS_REPLY, STATUS_UN
 
 struct event {
 	__u64 at_ns; /* CLOCK_MONOTONIC */
+	__u64 rule;  /* entry of cilium_rules that denied the packet; 0: none */
 	struct address source;
 	struct address destination;
 	__be16 source_port;
@@ -156,7 +160,6 @@ struct event {
 	__u32 link; /* index of the link whose program reports */
 	__u32 length;
 	__u32 tcp_flags;
-	__u32 rule; /* entry of cilium_rules that denied the packet; 0: none */
 	__be16 echo_id; /* of an ICMP echo message */
 	__be16 echo_number;
 };
@@ -223,7 +226,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
+	__type(key, __u64);
 	__type(value, struct rule_text);
 } cilium_rules SEC(".maps");
 
@@ -231,7 +234,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, __u32);
+	__type(key, __u64);
 	__type(value, __u64);
 } cilium_drops SEC(".maps");
 

@@ -48,7 +48,7 @@ static __always_inline void count_drop(struct memory *memory)
  * exemption: IS_EXEMPT if NetworkPolicies do not apply, but policies of tiers do; with TO_OWN_NODE if
  * the peer is the node of the endpoint, and the policies know it.
  */
-__noinline int is_allowed(__u32 policies, __u32 identity, __u32 direction, __u32 exemption)
+__noinline int is_allowed(__u64 policies, __u32 identity, __u32 direction, __u32 exemption)
 {
 	struct memory *memory_ = memory();
 	if (!memory_)

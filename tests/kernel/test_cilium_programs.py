@@ -94,8 +94,8 @@ def set_verdict(
 ) -> None:
     """Add a verdict about TCP; port 0 covers every protocol and port."""
     prefix, protocol = (POLICY_PREFIX, 6) if port else (ANY_PREFIX, 0)
-    key = POLICY_KEY.pack(prefix, POLICIES, peer, direction, protocol, port.to_bytes(2, "big"))
-    loaded.set("cilium_policy", key, POLICY_ENTRY.pack(deny, RULE_NUMBER if deny else 0))
+    key = POLICY_KEY.pack(prefix, peer, POLICIES, direction, protocol, port.to_bytes(2, "big"))
+    loaded.set("cilium_policy", key, POLICY_ENTRY.pack(RULE_NUMBER if deny else 0, deny))
 
 
 def sent(loaded: LoadedPrograms, source: str, destination: str, port: int = 80) -> int:
@@ -216,7 +216,7 @@ def test_replies_of_a_policed_endpoint_need_no_rule(loaded: LoadedPrograms) -> N
 def test_entries_are_readable(loaded: LoadedPrograms) -> None:
     police(loaded, A, EGRESS)
     set_verdict(loaded, 300, EGRESS, 80)
-    loaded.set("cilium_rules", RULE.pack(RULE_NUMBER), RULE_TEXT.pack(b"default/a isolated"))
+    loaded.set("cilium_rules", RULE.pack(RULE_NUMBER), RULE_TEXT.pack(b"a isolated"))
     names = rule_names(dict(loaded.entries("cilium_rules")))
     lines = {
         describe_entry(name, key, value, names)
@@ -227,8 +227,8 @@ def test_entries_are_readable(loaded: LoadedPrograms) -> None:
         "cilium_config router 10.244.1.1, mac 0a:58:0a:f4:01:01, tunnels of 172.18.0.3",
         "cilium_ipcache 10.244.1.2/32: identity 300",
         "cilium_lxc 10.244.1.2: endpoint 00000011 mac 0a:58:0a:f4:01:01",
-        "cilium_policed 00000011 egress: policies 00000007",
-        "cilium_policy 00000007 IPv4 egress identity 300 80/TCP: allowed",
-        'cilium_policy 00000007 IPv4 egress every other identity: denied "default/a isolated"',
-        "cilium_rules 0000002a: default/a isolated",
+        "cilium_policed 00000011 egress: policies 0000000000000007",
+        "cilium_policy 0000000000000007 IPv4 egress identity 300 80/TCP: allowed",
+        'cilium_policy 0000000000000007 IPv4 egress every other identity: denied "a isolated"',
+        "cilium_rules 000000000000002a: a isolated",
     } <= lines

@@ -6,6 +6,7 @@ prefix that matches a packet has the verdict.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.policies.network_policy import Direction
-from kubenetlab.datapath.policy.common import digest, isolation_log_prefix, rule_comment
+from kubenetlab.datapath.policy.common import isolation_log_prefix, rule_comment
 from kubenetlab.datapath.policy.conditions import ICMPIs
 from kubenetlab.datapath.policy.members import NamedPort, PodGroup
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
@@ -43,9 +44,9 @@ class PolicySet(Struct, frozen=True, dict=True):
 
     @cached_property
     def text(self) -> str:
-        """Text that is different for different policies."""
+        """Text that is different for different policies: the maps know them by its digest."""
         content = msgspec.json.encode((self.policies, self.named_ports))
-        return f"{self.direction} {digest(content.decode())}"
+        return f"{self.direction} {hashlib.sha256(content).hexdigest()}"
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -27,18 +27,18 @@ IPCACHE_INFO: Final = struct.Struct("=II16s")
 """Identity, zero, node to which packets are tunnelled"""
 POLICED_KEY: Final = struct.Struct("=II")
 """Endpoint, or identity with BY_IDENTITY; direction and flag"""
-POLICED: Final = struct.Struct("=II")
+POLICED: Final = struct.Struct("=QI4x")
 """Set of policies, flags"""
-POLICY_KEY: Final = struct.Struct("=IIIBB2s")
-"""Prefix length, set of policies, identity, scope, protocol, port"""
-POLICY_ENTRY: Final = struct.Struct("=II")
-"""1 if the traffic is denied, rule"""
+POLICY_KEY: Final = struct.Struct("=IIQBB2s4x")
+"""Prefix length, identity, set of policies, scope, protocol, port"""
+POLICY_ENTRY: Final = struct.Struct("=QI4x")
+"""Rule, 1 if the traffic is denied"""
 CIDR_IDENTITY: Final = struct.Struct("=I")
-RULE: Final = struct.Struct("=I")
+RULE: Final = struct.Struct("=Q")
 RULE_TEXT: Final = struct.Struct("=128s")
-EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIII2s2sxxxx")
-"""struct event: time, source, destination, ports, protocol, type, point, detail, identities of
-source and destination, link, length, TCP flags, rule, identifier and number of an echo"""
+EVENT: Final = struct.Struct("=QQ16s16s2s2sBBBBIIIII2s2s")
+"""struct event: time, rule, source, destination, ports, protocol, type, point, detail, identities
+of source and destination, link, length, TCP flags, identifier and number of an echo"""
 DROPS: Final = struct.Struct("=Q")
 """Number of packets that a rule has dropped"""
 
@@ -127,6 +127,7 @@ class FlowEvent(NamedTuple):
         """Decode one struct event."""
         (
             at_ns,
+            rule,
             source,
             destination,
             source_port,
@@ -140,7 +141,6 @@ class FlowEvent(NamedTuple):
             link,
             length,
             tcp_flags,
-            rule,
             echo_id,
             echo_number,
         ) = EVENT.unpack_from(data)
@@ -225,7 +225,7 @@ def _describe_policed(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str
     policies, flags = POLICED.unpack(value)
     name = f"identity {subject}" if kind & BY_IDENTITY else _endpoint_name(subject, ids)
     tiers = ", with tiers" if flags & HAS_TIERS else ""
-    return f"{name} {DIRECTIONS[kind & EGRESS]}: policies {policies:08x}{tiers}"
+    return f"{name} {DIRECTIONS[kind & EGRESS]}: policies {policies:016x}{tiers}"
 
 
 def exemption_name(scope: int) -> str:
@@ -236,16 +236,16 @@ def exemption_name(scope: int) -> str:
 
 
 def _describe_policy(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
-    length, policies, identity, scope, protocol, port = POLICY_KEY.unpack(key)
-    is_denied, rule = POLICY_ENTRY.unpack(value)
+    length, identity, policies, scope, protocol, port = POLICY_KEY.unpack(key)
+    rule, is_denied = POLICY_ENTRY.unpack(value)
     peer = f"identity {identity}" if identity else "every other identity"
     version = "IPv6" if scope & IS_IPV6 else "IPv4"
     exempt = exemption_name(scope)
     verdict = "denied" if is_denied else "allowed"
     text = ids.get(rule_id(rule), "")
-    reason = f' "{text}"' if text else f" rule {rule:08x}" if rule else ""
+    reason = f' "{text}"' if text else f" rule {rule:016x}" if rule else ""
     return (
-        f"{policies:08x} {version} {DIRECTIONS[scope & EGRESS]}{exempt} {peer}"
+        f"{policies:016x} {version} {DIRECTIONS[scope & EGRESS]}{exempt} {peer}"
         f"{_describe_ports(length, protocol, port)}: {verdict}{reason}"
     )
 
@@ -267,13 +267,13 @@ def _describe_cidr(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
 
 
 def _describe_rule(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
-    return f"{RULE.unpack(key)[0]:08x}: {rule_text(value)}"
+    return f"{RULE.unpack(key)[0]:016x}: {rule_text(value)}"
 
 
 def describe_drops(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
     """Return the number of packets that a rule has dropped, as text."""
     number, packets = RULE.unpack(key)[0], DROPS.unpack(value)[0]
-    return f"{packets} packets dropped: {ids.get(rule_id(number)) or f'rule {number:08x}'}"
+    return f"{packets} packets dropped: {ids.get(rule_id(number)) or f'rule {number:016x}'}"
 
 
 def rule_id(number: int) -> bytes:
@@ -291,11 +291,11 @@ def rule_names(rules: Mapping[bytes, bytes]) -> dict[bytes, str]:
     return {rule_id(RULE.unpack(key)[0]): rule_text(value) for key, value in rules.items()}
 
 
-ANY_PREFIX: Final = 72
+ANY_PREFIX: Final = 104
 """Prefix length of a policy key for every protocol and port."""
-ANY_PORT_PREFIX: Final = 80
+ANY_PORT_PREFIX: Final = 112
 """Prefix length of a policy key with a protocol, for every port."""
-POLICY_PREFIX: Final = 96
+POLICY_PREFIX: Final = 128
 """Prefix length of a policy key with protocol and port."""
 
 DESCRIBERS: Final = {

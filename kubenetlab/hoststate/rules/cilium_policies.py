@@ -34,8 +34,11 @@ from kubenetlab.hoststate.rules.cilium_objects import CiliumObject
 
 
 def number_of(text: str) -> int:
-    """Return the number of a rule, or of a set of policies, from its text; 0 for an empty one."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") if text else 0
+    """Return the number of a rule, or of a set of policies, from its text; 0 for an empty one.
+
+    With 64 bits, a collision in a lab of 1,000 sets of policies has a probability of 3e-14.
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") if text else 0
 
 
 class PolicyPorts(NamedTuple):
@@ -65,7 +68,7 @@ class CiliumRule(CiliumObject, frozen=True):
         yield ("cilium_rules", RULE.pack(number_of(self.text))), RULE_TEXT.pack(self.text.encode())
 
     def __str__(self) -> str:
-        return f"cilium rule {number_of(self.text):08x}: {self.text}"
+        return f"cilium rule {number_of(self.text):016x}: {self.text}"
 
 
 class CiliumPolicies(CiliumObject, frozen=True, dict=True):
@@ -102,14 +105,14 @@ class CiliumPolicies(CiliumObject, frozen=True, dict=True):
                     "cilium_policy",
                     POLICY_KEY.pack(
                         entry.prefix_length,
-                        number,
                         self.identity,
+                        number,
                         self.scope,
                         entry.protocol,
                         entry.port.to_bytes(2, "big"),
                     ),
                 ),
-                POLICY_ENTRY.pack(entry.is_denied, number_of(entry.rule)),
+                POLICY_ENTRY.pack(number_of(entry.rule), entry.is_denied),
             )
             for entry in self.ports
         )
@@ -124,7 +127,7 @@ class CiliumPolicies(CiliumObject, frozen=True, dict=True):
             for entry in self.ports
         )
         return (
-            f"cilium policies {number_of(self.policies):08x} {version} "
+            f"cilium policies {number_of(self.policies):016x} {version} "
             f"{DIRECTIONS[self.scope & EGRESS]}{exempt} {peer}: {verdicts}"
         )
 
@@ -156,7 +159,7 @@ class CiliumPoliced(CiliumObject, frozen=True):
 
     def __str__(self) -> str:
         direction = DIRECTIONS[self.kind & EGRESS]
-        return f"cilium {direction} of {self.name}: policies {number_of(self.policies):08x}"
+        return f"cilium {direction} of {self.name}: policies {number_of(self.policies):016x}"
 
 
 class CiliumPeer(CiliumObject, frozen=True):
