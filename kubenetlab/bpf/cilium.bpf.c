@@ -15,20 +15,22 @@
  * legacy routing every packet passes the stack, which routes those for pods to cilium_host.
  *
  * The VXLAN network identifier is the identity of the sender. In the stack the mark of the packet
- * is: 0x0f00, and the identity in the upper half. The mark 0x0e00 selects the routing table that
- * leads packets of tunnels to cilium_wg0, which encrypts them.
+ * is: 0x0f00, bits 0 to 15 of the identity in the upper half, and bits 16 to 23 in the lowest byte.
+ * The mark 0x0e00 selects the routing table that leads packets of tunnels to cilium_wg0, which
+ * encrypts them.
  *
  * With legacy routing, the stack may translate destinations, and masquerade senders. Then the mark
- * has 0x1000 if policies for egress of the sender have to decide behind the stack, and 0x2000 if
- * the upper half is that of an identity in cilium_cidr.
+ * has 0x1000 if policies for egress of the sender have to decide behind the stack, and 0x2000 for
+ * bit 24 of the identity, which those in cilium_cidr have.
  */
 #include "cilium_policies.h"
 
 #define MARK_IDENTITY 0x0f00
-#define MARK_MASK 0x0fff
+#define MARK_MASK 0x0f00
 #define MARK_ENCRYPT 0x0e00
 #define MARK_DECIDE 0x1000
 #define MARK_CIDR 0x2000
+#define MARK_HIGH_BITS 0x00ff /* of the identity */
 #define MARK_ALL 0xffff3fff
 #define SOLICITATION 135
 #define ADVERTISEMENT 136
@@ -52,12 +54,23 @@ struct ethernet_addresses {
 	__u8 source[ETH_ALEN];
 };
 
+static __always_inline __u32 identity_mark(__u32 identity)
+{
+	__u32 bit24 = identity < FIRST_CIDR_IDENTITY ? 0 : MARK_CIDR;
+	return MARK_IDENTITY | bit24 | identity << 16 | (identity >> 16 & MARK_HIGH_BITS);
+}
+
+static __always_inline __u32 marked_identity(__u32 mark)
+{
+	return (mark & MARK_CIDR ? FIRST_CIDR_IDENTITY : 0) | (mark & MARK_HIGH_BITS) << 16 | mark >> 16;
+}
+
 /* Leave a packet to the stack, with its identity. */
 static __always_inline int to_stack(struct __sk_buff *skb, const struct memory *memory, const struct cilium_config *config,
 				    struct connection *connection)
 {
 	trace(skb, memory, config, TO_STACK, connection);
-	skb->mark = (skb->mark & ~MARK_ALL) | MARK_IDENTITY | memory->source_identity << 16 | (memory->is_undecided ? MARK_DECIDE : 0);
+	skb->mark = (skb->mark & ~MARK_ALL) | identity_mark(memory->source_identity) | (memory->is_undecided ? MARK_DECIDE : 0);
 	bpf_skb_change_type(skb, 0 /* PACKET_HOST: the MAC address may be that of another link */);
 	return CONTINUE;
 }
@@ -134,7 +147,7 @@ static __always_inline int to_overlay(struct __sk_buff *skb, struct memory *memo
 	if (bpf_skb_set_tunnel_key(skb, &tunnel_key, sizeof tunnel_key, flags))
 		return drop(skb, memory, TO_OVERLAY, DROP_NO_TUNNEL);
 	if (config->is_encrypted)
-		skb->mark = (skb->mark & ~MARK_MASK) | MARK_ENCRYPT;
+		skb->mark = (skb->mark & ~(MARK_MASK | MARK_HIGH_BITS)) | MARK_ENCRYPT;
 	trace(skb, memory, config, TO_OVERLAY, connection);
 	return bpf_redirect(*link, 0);
 }
@@ -259,14 +272,15 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 	if (is_of_link(&tuple->source) || is_of_link(&tuple->destination))
 		return CONTINUE;
 	__u32 mark = (skb->mark & MARK_MASK) == MARK_IDENTITY ? skb->mark : 0;
-	memory_->source_identity = mark & MARK_CIDR ? IDENTITY_WORLD : mark ? mark >> 16 : identity_of(memory_, &tuple->source);
-	memory_->masqueraded_identity = mark & MARK_CIDR ? FIRST_CIDR_IDENTITY + (mark >> 16) : memory_->source_identity;
+	__u32 sender = mark ? marked_identity(mark) : identity_of(memory_, &tuple->source);
+	memory_->source_identity = mark & MARK_CIDR ? IDENTITY_WORLD : sender;
+	memory_->masqueraded_identity = sender;
 	if (mark)
 		skb->mark &= ~MARK_ALL;
 	struct ipcache_info *peer = find_peer(memory_, &tuple->destination);
 	memory_->destination_identity = peer ? peer->identity : IDENTITY_WORLD;
 	trace_received(skb, memory_, config_, FROM_HOST);
-	if (mark & MARK_DECIDE && !may_leave_stack(mark >> 16))
+	if (mark & MARK_DECIDE && !may_leave_stack(sender))
 		return drop(skb, memory_, FROM_HOST, DROP_POLICY);
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
 	if (destination)
@@ -298,7 +312,7 @@ SEC("tc") int cil_from_netdev(struct __sk_buff *skb)
 		return CONTINUE;
 	/* The stack may masquerade the sender. */
 	__u32 sender = policy_identity(memory_, &memory_->packet.tuple.source, memory_->source_identity);
-	skb->mark = (skb->mark & ~MARK_ALL) | MARK_IDENTITY | sender << 16 | (sender < FIRST_CIDR_IDENTITY ? 0 : MARK_CIDR);
+	skb->mark = (skb->mark & ~MARK_ALL) | identity_mark(sender);
 	return CONTINUE;
 }
 
@@ -309,7 +323,7 @@ SEC("tc") int cil_to_netdev(struct __sk_buff *skb)
 	int is_undecided = (skb->mark & MARK_MASK) == MARK_IDENTITY && skb->mark & MARK_DECIDE;
 	if (!memory_ || !config_ || (config_->is_aggregating && !is_undecided))
 		return CONTINUE;
-	if (pass_network(skb, memory_, config_, TO_NETWORK) && is_undecided && !may_leave_stack(skb->mark >> 16))
+	if (pass_network(skb, memory_, config_, TO_NETWORK) && is_undecided && !may_leave_stack(marked_identity(skb->mark)))
 		return drop(skb, memory_, TO_NETWORK, DROP_POLICY);
 	return CONTINUE;
 }

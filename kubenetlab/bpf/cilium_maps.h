@@ -86,7 +86,7 @@ enum scope_flag {
 	TO_OWN_NODE = 8, /* with IS_EXEMPT: a pod to its node, if the policies know it */
 };
 
-#define FIRST_CIDR_IDENTITY (1 << 24) /* smallest identity in cilium_cidr; 65536 follow */
+#define FIRST_CIDR_IDENTITY (1 << 24) /* smallest identity in cilium_cidr; its 24 lower bits follow from a digest */
 #define POLICY_PREFIX 128
 
 struct policy_entry {

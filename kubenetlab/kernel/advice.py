@@ -116,6 +116,16 @@ _NFT_ADVICE: Final = (
         "Operation not supported",
         "this kernel lacks a feature that the rule uses: kubenetlab doctor shows what is missing",
     ),
+    (
+        "the map cilium_cidr holds",
+        "name fewer or larger ranges of addresses in network policies; pods inside count, too",
+    ),
+    (
+        "the map cilium_policy holds",
+        "give the pods of this node policies with fewer peers, or with fewer ranges of ports",
+    ),
+    ("the map cilium_", "give this node fewer pods, or its pods fewer policies and rules"),
+    ("the map ", "use fewer Services and endpoints, or another mode of kube-proxy"),
     ("Operation not permitted", "a permission is missing: kubenetlab doctor shows which"),
     (
         "No such file or directory",

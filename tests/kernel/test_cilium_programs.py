@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kubenetlab.datapath.policy.peers import FIRST_OWN
 from kubenetlab.hoststate.rules.bpf_entries import packed_prefix
 from kubenetlab.hoststate.rules.cilium import (
     PROGRAMS,
@@ -22,6 +23,7 @@ from kubenetlab.hoststate.rules.cilium_entries import (
     DROPS,
     EGRESS,
     ENDPOINT,
+    HOST,
     INGRESS,
     IPCACHE_INFO,
     IPCACHE_KEY,
@@ -39,6 +41,7 @@ from kubenetlab.hoststate.rules.cilium_entries import (
     describe_entry,
     rule_names,
 )
+from kubenetlab.hoststate.rules.cilium_policies import CiliumPeer
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECTS
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, LoadedPrograms, has_library
@@ -189,6 +192,36 @@ def test_a_range_has_an_identity_for_policies(loaded: LoadedPrograms) -> None:
         key = IPCACHE_KEY.pack(*packed_prefix(cidr))
         loaded.set("cilium_cidr", key, CIDR_IDENTITY.pack(number))
     assert [sent(loaded, A, address) for address in (C, B)] == [CONTINUE, DROP]
+
+
+@pytest.mark.parametrize("identity", [300, FIRST_OWN, FIRST_OWN + 0xABCDEF])
+def test_a_mark_has_the_identity_of_a_masqueraded_sender(
+    loaded: LoadedPrograms, identity: int
+) -> None:
+    """The node has replaced the address of a host, which has an identity of 25 bits.
+
+    The lowest byte of the mark has bits 16 to 23 of the identity, and the mark 0x2000 bit 24.
+    """
+    host, node = "198.51.100.10", "172.18.0.3"
+    mac = "0a:58:0a:f4:01:01"
+    objects = (
+        CiliumPrograms("", ("10.244.1.1",), mac, "eth0", is_legacy=True),
+        IpcacheEntry("", f"{node}/32", HOST),
+        CiliumPeer("", f"{host}/32", identity),
+    )
+    for obj in objects:
+        for (name, key), value in obj.entries():
+            loaded.set(name, key, value)
+    police(loaded, B, INGRESS)
+    arriving = frame(tcp((host, 40000), (node, 30080)))
+    marked = loaded.context_after("cil_from_netdev", arriving, CONTEXT)
+    translated = frame(tcp((node, 40001), (B, 80)))
+    assert loaded.try_packet("cil_from_host", translated, marked).verdict == DROP
+    set_verdict(loaded, identity ^ 0x10000, INGRESS)
+    set_verdict(loaded, identity ^ 1, INGRESS)
+    assert loaded.try_packet("cil_from_host", translated, marked).verdict == DROP
+    set_verdict(loaded, identity, INGRESS)
+    assert loaded.try_packet("cil_from_host", translated, marked).verdict == REDIRECT
 
 
 def test_dropped_packets_are_counted_for_known_rules(loaded: LoadedPrograms) -> None:

@@ -35,6 +35,10 @@ leave the stack, by the identity of their sender. There a masqueraded packet bet
 the same labels is one of a pod to itself. Rules of tiers about the own node see packets before
 translation.
 
+The maps of a node hold 131,072 addresses and ranges (cilium_cidr), 1,048,576 verdicts
+(cilium_policy), 65,536 rules (cilium_rules), and 16,384 sets of policies of pods (cilium_policed).
+Rules that need more are refused as a whole, and those in force stay.
+
 Differences to Cilium: pods share entries instead of having a map each; entries have verdicts with
 all tiers resolved instead of a precedence; ranges of NetworkPolicies and ClusterNetworkPolicies
 apply to addresses of pods and nodes, too, and other nodes have no access by themselves; the

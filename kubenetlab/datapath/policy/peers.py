@@ -22,7 +22,9 @@ from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortNa
 
 FIRST_OWN: Final = 1 << 24
 """Smallest identity of an address that labels do not determine, as Cilium's local identities."""
-_OWN_COUNT: Final = 1 << 16
+_OWN_COUNT: Final = 1 << 24
+"""Number of these identities: many more than cilium_cidr has entries, so that few get a number that
+does not follow from their own properties."""
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -27,7 +27,7 @@ from kubenetlab.hoststate.netlink.wire import (
     RTM_NEWLINK,
     messages,
 )
-from kubenetlab.hoststate.rules.bpf import PROGRAMS, Entry
+from kubenetlab.hoststate.rules.bpf import PROGRAMS
 from kubenetlab.hoststate.rules.bpf_programs import ProgramSet
 from kubenetlab.hoststate.rules.bpf_updates import MapUpdate
 from kubenetlab.hoststate.rules.rulesets import OwnedName
@@ -35,6 +35,13 @@ from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
+from kubenetlab.kernel.rules.map_entries import (
+    MapEntries,
+    apply_update,
+    delete_others,
+    entries_to_set,
+    require_capacity,
+)
 from kubenetlab.kernel.rules.tc_links import LINK_INDEX, TcLinks, link_name
 
 if TYPE_CHECKING:
@@ -82,7 +89,7 @@ class BpfLoader:
         """Existing links with their indexes; None before they are listed."""
         self._own_program_ids: frozenset[int] = frozenset()
         """Kernel IDs of the loaded programs."""
-        self._desired_entries: dict[Entry, bytes] | None = None
+        self._desired_entries: MapEntries | None = None
         """Desired map entries; None while they are not completely known."""
         self._comparison: Iterator[bool | None] = iter(())
         self._stopping_since: float | None = None
@@ -103,16 +110,14 @@ class BpfLoader:
             if not update.links:
                 self._stop()
                 return ""
-            loaded = self._programs()
-            self._stopping_since = None
-            former, self._desired_entries = {} if update.is_anew else self._desired_entries, None
-            desired_keys = {(name, bytes.fromhex(key)) for name, key, _ in update.set}
+            loaded, new = self._programs(), entries_to_set(update)
+            known = None if update.is_anew else self._desired_entries
+            require_capacity(loaded, update, new, known)
+            self._stopping_since = self._desired_entries = None
             for name, key, value in update.set:
                 loaded.set(name, bytes.fromhex(key), bytes.fromhex(value))
             for name in self._set.maps[1:] if update.is_anew else ():
-                for existing_key, _ in loaded.entries(name):
-                    if (name, existing_key) not in desired_keys:
-                        loaded.delete(name, existing_key)
+                delete_others(loaded, name, new.get(name, {}))
             for name, key in update.delete:
                 loaded.delete(name, bytes.fromhex(key))
             self._desired_links = frozenset(update.links)
@@ -121,7 +126,7 @@ class BpfLoader:
             self._attach_all(is_strict=True)
             for link, index in self._attached.items() if update.is_anew else ():
                 self._set_link_entry(link, index)
-            self._desired_entries = _apply_update(former, update)
+            self._desired_entries = apply_update({} if update.is_anew else known, update, new)
             self._comparison = self._compare_entries()
         except (OSError, ValueError) as error:
             raise RulesError(str(error)) from None
@@ -259,11 +264,12 @@ class BpfLoader:
             ):
                 yield None
             loaded, desired = self._loaded, self._desired_entries
-            for (name, key), value in desired.items():
-                yield loaded.value(name, key) == value
+            for name, of_map in desired.items():
+                for key, value in of_map.items():
+                    yield loaded.value(name, key) == value
             for name in self._set.maps:
                 for key in loaded.keys(name):
-                    yield (name, key) in desired
+                    yield key in desired.get(name, {})
             for link, (name, link_key) in tuple(self._link_entries.items()):
                 if (index := self._attached.get(link)) is not None:
                     yield loaded.value(name, bytes.fromhex(link_key)) == LINK_INDEX.pack(index)
@@ -367,19 +373,6 @@ class BpfLoader:
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
-
-
-def _apply_update(
-    entries: dict[Entry, bytes] | None, update: MapUpdate
-) -> dict[Entry, bytes] | None:
-    """Return the desired entries after an update."""
-    if entries is not None:
-        entries.update(
-            {(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in update.set}
-        )
-        for name, key in update.delete:
-            entries.pop((name, bytes.fromhex(key)), None)
-    return entries
 
 
 def _is_busy(loaded: LoadedPrograms, flow_map: str) -> bool:

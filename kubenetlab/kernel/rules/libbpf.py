@@ -57,6 +57,7 @@ class Map(NamedTuple):
     fd: int
     key_size: int
     value_size: int
+    max_entries: int
 
 
 class TestRunResult(NamedTuple):
@@ -140,7 +141,15 @@ class LoadedPrograms:
 
         context: struct __sk_buff; empty: zeros.
         """
+        return self._try(program, packet, context)[0]
+
+    def context_after(self, program: str, packet: bytes, context: bytes) -> bytes:
+        """Run a program as `try_packet` does; return the resulting struct __sk_buff."""
+        return self._try(program, packet, context)[1]
+
+    def _try(self, program: str, packet: bytes, context: bytes) -> tuple[TestRunResult, bytes]:
         out = ctypes.create_string_buffer(_MAX_PACKET)
+        context_out = ctypes.create_string_buffer(len(context) or 1)
         options = _TestRun(
             sz=ctypes.sizeof(_TestRun),
             data_in=packet,
@@ -151,12 +160,15 @@ class LoadedPrograms:
         options.data_out = ctypes.cast(out, ctypes.c_void_p)
         if context:
             options.ctx_in, options.ctx_size_in = context, len(context)
+            options.ctx_out = ctypes.cast(context_out, ctypes.c_void_p)
+            options.ctx_size_out = len(context)
         _check(
             self._library.bpf_prog_test_run_opts(self.programs[program], ctypes.byref(options)),
             program,
         )
         verdict = ctypes.c_int32(options.retval).value
-        return TestRunResult(verdict, out.raw[: options.data_size_out])
+        result = TestRunResult(verdict, out.raw[: options.data_size_out])
+        return result, context_out.raw[: len(context)]
 
     def close(self) -> None:
         for fd in (*self.programs.values(), *(map_.fd for map_ in self.maps.values())):
@@ -289,8 +301,8 @@ class Libbpf:
 
     def _map(self, fd: int) -> tuple[str, Map]:
         info = self._info(fd, bytes(_MAP_INFO.size))
-        _, _, key_size, value_size, _, _, name = _MAP_INFO.unpack(info)
-        return name.rstrip(b"\0").decode(), Map(fd, key_size, value_size)
+        _, _, key_size, value_size, max_entries, _, name = _MAP_INFO.unpack(info)
+        return name.rstrip(b"\0").decode(), Map(fd, key_size, value_size, max_entries)
 
     def _map_ids(self, fd: int) -> Sequence[int]:
         ids = (ctypes.c_uint32 * _MAX_MAPS)()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.policy.members import policy_pods
+from kubenetlab.datapath.policy.members import PodGroup, policy_pods
 from kubenetlab.datapath.policy.peers import PeerTable, peer_table
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule
 from kubenetlab.datapath.policy.rules import isolating as isolating_of
 from kubenetlab.datapath.policy.verdicts import PORT_BITS, port_prefixes
 from kubenetlab.hoststate.rules.bpf_objects import BpfObject
@@ -114,6 +118,21 @@ def test_identities_are_those_of_labels_where_labels_decide() -> None:
     assert {"10.244.1.2/32", "10.244.1.3/32", "10.244.1.2/31"} == found.keys()
     assert len(set(found.values())) == 3
     assert all(each >= FIRST_OWN_IDENTITY for each in found.values())
+
+
+def test_more_ranges_than_16_bits_count_have_identities() -> None:
+    """Each rule names another range. Only the loader limits their number, to that of the map."""
+    cidrs = [f"{IPv4Address(number << 8)}/24" for number in range((1 << 16) + 1)]
+    rules = tuple(
+        PolicyRule(index, False, (), (cidr,), True, (), ()) for index, cidr in enumerate(cidrs)
+    )
+    subjects = PodGroup.of("default", LabelSelector())
+    policy = IsolatingPolicy("default/p", "Ingress", subjects, rules)
+    table = peer_table(4, [policy], {}, {}, {})
+    assert {cidr for cidr, _ in table.ranges} == set(cidrs)
+    identities = {identity for _, identity in table.ranges}
+    assert len(identities) == len(cidrs)
+    assert all(FIRST_OWN_IDENTITY <= each < 2 * FIRST_OWN_IDENTITY for each in identities)
 
 
 def test_named_ports_are_those_of_the_destination() -> None:

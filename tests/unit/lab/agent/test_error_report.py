@@ -50,6 +50,15 @@ def test_a_message_about_rules_without_an_object_names_only_the_node() -> None:
     ]
 
 
+def test_a_message_about_a_full_map_says_what_to_use_less_of() -> None:
+    text = "the map cilium_cidr holds at most 131,072 entries; needed: 140,000"
+    assert describe_refused_rules("node/worker", "cilium", text, DESIRED).splitlines() == [
+        "node/worker: cannot load rules",
+        f"  cilium: {text}",
+        "  → name fewer or larger ranges of addresses in network policies; pods inside count, too",
+    ]
+
+
 def test_messages_with_the_same_reason_are_condensed() -> None:
     """The first two of each reason are shown; errors that follow from others are left out."""
     same = [
