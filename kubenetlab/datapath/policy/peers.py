@@ -38,7 +38,10 @@ class PeerTable(Struct, frozen=True):
     addresses: Mapping[str, int]
     """Address of a pod → identity, if labels do not determine it."""
     ranges: tuple[tuple[str, int], ...]
-    """Ranges with the identity of their addresses, the longest prefixes first."""
+    """Ranges with the identity of their addresses, the longest prefixes first.
+
+    A range that is the address of a pod is left out: it is in `addresses`.
+    """
     by_group: Mapping[PodGroup, frozenset[int]]
     by_ranges: Mapping[Ranges, frozenset[int]]
     by_name: Mapping[PortName, frozenset[tuple[int, int]]]
@@ -91,8 +94,10 @@ def peer_table(
     of_ranges = {cidr: tuple(index.covering(cidr)) for cidr in index.cidrs}
     range_keys = {cidr: f"ranges {covering!r}" for cidr, covering in of_ranges.items()}
     own = _numbers((*own_keys.values(), *range_keys.values()))
-    ranges = tuple((cidr, own[range_keys[cidr]]) for cidr in index.cidrs)
     addresses = {address: own[key] for address, key in own_keys.items()}
+    ranges = tuple(
+        (cidr, own[range_keys[cidr]]) for cidr in index.cidrs if index.single(cidr) not in addresses
+    )
     peers = [
         (addresses.get(address, number), properties)
         for address, (number, properties) in traits.items()
@@ -216,6 +221,11 @@ class _RangeIndex:
         """Yield the entries with all addresses of one of the ranges."""
         length, first = self._prefixes[cidr]
         yield from self._matching(first, length)
+
+    def single(self, cidr: str) -> str:
+        """Return the only address of one of the ranges; empty if it has several."""
+        address, _, _ = cidr.partition("/")
+        return str(ip_address(address)) if self._prefixes[cidr][0] == self._bits else ""
 
     def _matching(self, address: int, longest: int) -> Iterator[Ranges]:
         found: dict[Ranges, None] = {}

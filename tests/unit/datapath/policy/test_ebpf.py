@@ -135,6 +135,16 @@ def test_more_ranges_than_16_bits_count_have_identities() -> None:
     assert all(FIRST_OWN_IDENTITY <= each < 2 * FIRST_OWN_IDENTITY for each in identities)
 
 
+def test_a_range_that_is_the_address_of_a_pod_leaves_the_pod_its_labels() -> None:
+    """Two rules concern the pod: one by its address, and one by its labels."""
+    block: JsonObject = {"ipBlock": {"cidr": "10.244.1.3/32"}}
+    peer: JsonObject = {"podSelector": {"matchLabels": {"app": "db"}}}
+    rules: list[JsonObject] = [{"from": [block], "ports": [{"port": 1}]}, {"from": [peer]}]
+    cluster = isolating(*rules)
+    assert_same_verdicts(cluster)
+    assert [type(obj) for obj in objects(cluster) if isinstance(obj, CiliumPeer)] == [CiliumPeer]
+
+
 def test_named_ports_are_those_of_the_destination() -> None:
     spec = {
         "podSelector": {},
