@@ -54,9 +54,9 @@ _BASE_MB: Final = 60
 _KB_PER_SANDBOX: Final = 640
 """Memory of a namespace with a link, its sysctls and its pause process, in KiB: 520 in the kernel,
 110 in the processes of the lab. See docs/performance.md."""
-_AGENT_MB: Final = 128
-"""Address space of the largest process, the agent, with its threads, in MiB. 80 MiB are enough for
-a lab of a few pods."""
+_AGENT_MB: Final = 320
+"""Address space of the largest process, the agent, in MiB: 80 with the stacks of its threads, and
+64 that glibc reserves for each of the three threads that wait for memory at the same time."""
 _KB_PER_POD: Final = 110
 """Memory of the agent for one pod, in KiB."""
 _KB_PER_PROCESS: Final = 3000

@@ -75,15 +75,15 @@ def test_too_little_address_space_is_reported(lab: Lab) -> None:
 
     Commands that fail during their start name the limit as well.
     """
-    errors = Lab(lab.name, ("prlimit", f"--as={100 << 20}")).up(CLIENT, status=1).err
+    errors = Lab(lab.name, ("prlimit", f"--as={300 << 20}")).up(CLIENT, status=1).err
     assert f"lab {lab.name} does not fit on this machine" in errors
-    assert "RLIMIT_AS (ulimit -v) is 100" in errors
+    assert "RLIMIT_AS (ulimit -v) is 300" in errors
     assert "→ ulimit -v unlimited" in errors
     assert not lab.directory.exists()
     assert (
         "(ulimit -v)" in Lab(lab.name, ("prlimit", f"--as={40_000 << 10}")).up(CLIENT, status=1).err
     )
-    Lab(lab.name, ("prlimit", f"--as={200 << 20}")).up(CLIENT)
+    Lab(lab.name, ("prlimit", f"--as={350 << 20}")).up(CLIENT)
     assert not lab.problems
 
 
