@@ -41,6 +41,7 @@ kind: Pod
 metadata: {{name: {name}}}
 spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost}}]}}
 """
+_RUN_NETNS: Final = "/run/netns"
 _SETTINGS: Final = (
     "net/ipv4/ping_group_range",
     *(
@@ -67,16 +68,26 @@ def pod_namespaces(lab: Lab, like: Lab) -> Iterator[dict[str, str]]:
     that a container runtime sets, from the pods of the lab `like`.
     """
     names = {pod: f"{lab.name}_pod_default_{pod}" for pod in PODS}
+    was_mounted = _is_mounted()
     try:
         for pod, name in names.items():
             _ip("netns", "add", name)
-            _copy_settings(like.pod(pod)["netns"], f"/run/netns/{name}")
+            _copy_settings(like.pod(pod)["netns"], f"{_RUN_NETNS}/{name}")
             _ip("-n", name, "link", "set", "lo", "up")
         yield names
     finally:
         for name in names.values():
-            if Path("/run/netns", name).exists():
+            if Path(_RUN_NETNS, name).exists():
                 _ip("netns", "delete", name)
+        # `ip netns add` mounts the directory on itself, for good.
+        if not was_mounted and _is_mounted():
+            _run("umount", _RUN_NETNS)
+
+
+def _is_mounted() -> bool:
+    """Return True if /run/netns is a mount point. Python's `ismount` does not see bind mounts."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split()[4] == _RUN_NETNS for line in mounts)
 
 
 def _copy_settings(source: str, target: str) -> None:

@@ -182,6 +182,7 @@ def test_a_denial_is_in_force_after_the_recovery(enforcing: Lab) -> None:
     init, web, friend = lab.inspected["init_pid"], lab.pod("web"), lab.pod("friend")
     denied = replaced(BY_ROLE, ("role: friend", "role: nobody"))
     with streaming(friend, web) as before:
+        before.go_on(0.1)
         post(lab, denied)
         kill(lab, init, ROLES["both"])
         wait_for(lambda: lab.run("diff", status=None).status == 0, "the rules")
