@@ -200,6 +200,7 @@ def _rules(*peers: st.SearchStrategy[Document]) -> st.SearchStrategy[list[Docume
 
 _TO_SERVICES = _field("toServices", st.lists(_SERVICES, min_size=1, max_size=2))
 _TO_NAMES = _field("toFQDNs", st.lists(_NAMES, min_size=1, max_size=2))
+_SECTIONS = ("ingress", "ingressDeny", "egress", "egressDeny")
 _SPECS: st.SearchStrategy[Document] = st.builds(
     lambda subject, ingress, ingress_deny, egress, egress_deny, default: {
         "endpointSelector": subject,
@@ -215,7 +216,8 @@ _SPECS: st.SearchStrategy[Document] = st.builds(
     _rules(_peers("to"), _TO_SERVICES, _TO_NAMES),
     _rules(_peers("to"), _TO_SERVICES),
     st.sampled_from([{}, {}, {"ingress": False}, {"egress": False}, {"egress": True}]),
-)
+).map(lambda spec: spec if any(map(spec.get, _SECTIONS)) else {**spec, "ingress": [{}]})
+"""Specifications, which have at least one rule."""
 CILIUM_POLICIES: st.SearchStrategy[Document] = st.builds(
     lambda namespace, specs, group: {"namespace": namespace, "specs": specs, "group": group},
     st.sampled_from(["", "default", "prod", "dev"]),

@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.policies.cilium_labels import identity_labels, is_subject
+from kubenetlab.api.policies.cilium_labels import (
+    RESERVED,
+    identity_labels,
+    is_subject,
+    requirements,
+    split_key,
+)
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumEgressDenyRule,
     CiliumEgressRule,
@@ -120,6 +126,7 @@ def _unenforced(section: CiliumSection) -> Iterator[tuple[Path, str]]:
             if field.endswith("Groups") and peers:
                 yield (*path, field), "the addresses of the groups are peers"
         yield from _negative_selectors(rule, path)
+        yield from _excluded_entities(rule, path)
         if isinstance(rule, CiliumIngressRule | CiliumEgressRule):
             if rule.authentication is not None and rule.authentication.mode != "disabled":
                 yield (*path, "authentication"), "both ends must authenticate"
@@ -146,12 +153,27 @@ def _negative_selectors(rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path,
             yield (*path, field, index, "cidrGroupSelector"), effect
 
 
+def _excluded_entities(rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the selectors of peers by the entities that they are not."""
+    if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+        field, selectors = "toEndpoints", rule.to_endpoints
+    else:
+        field, selectors = "fromEndpoints", rule.from_endpoints
+    for index, selector in enumerate(selectors or ()):
+        for requirement in requirements(selector):
+            source, _ = split_key(requirement.key)
+            if source == RESERVED and requirement.operator in ("NotIn", "DoesNotExist"):
+                effect = f"peers without {requirement.key} match; the lab leaves the peer out"
+                yield (*path, field, index), effect
+
+
 def _layer_7(entry: CiliumPortRule, path: Path) -> Iterator[tuple[Path, str]]:
     """Yield the fields about requests. DNS rules that allow every name need no proxy here."""
     rules = entry.rules
     for protocol in rules.protocols if rules is not None else ():
         if protocol != "dns" or (rules is not None and not rules.allows_all_names):
-            effect = f"a proxy refuses other {protocol.upper()} requests; the lab allows all"
+            name = rules.l7proto if rules is not None and rules.l7proto else protocol.upper()
+            effect = f"a proxy refuses other {name} requests; the lab allows all"
             yield (*path, "rules", protocol), effect
     if entry.terminating_tls is not None:
         yield (*path, "terminatingTLS"), "a proxy decrypts the connections"

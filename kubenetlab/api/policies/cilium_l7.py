@@ -62,8 +62,16 @@ class CiliumL7Rules(Record, frozen=True):
     @property
     def protocols(self) -> tuple[str, ...]:
         """Fields with rules."""
-        fields = {"http": self.http, "kafka": self.kafka, "dns": self.dns, "l7": self.l7}
-        return tuple(name for name, rules in fields.items() if rules is not None)
+        fields = {
+            "http": self.http,
+            "kafka": self.kafka,
+            "dns": self.dns,
+            "l7": self.l7,
+            "l7proto": self.l7proto or None,
+        }
+        present = tuple(name for name, rules in fields.items() if rules is not None)
+        # A protocol of a proxy, with or without rules about its requests.
+        return tuple(name for name in present if name != "l7proto" or "l7" not in present)
 
     @property
     def allows_all_names(self) -> bool:

@@ -256,7 +256,7 @@ def _validate_ports(ports: Sequence[int | str], rule: CalicoRule, path: Path) ->
     for index, port in enumerate(ports):
         limits = port_range(port)
         if limits is None:
-            if not _PORT_NAME.fullmatch(str(port)):
+            if not _PORT_NAME.fullmatch(str(port)) or not re.search("[a-zA-Z]", str(port)):
                 yield Finding(
                     (*path, index),
                     "expected a port, a range such as 80:90, or the name of a port; "

@@ -67,6 +67,12 @@ def validate_cidr_group(group: CiliumCIDRGroup) -> Iterator[Finding]:
 
 def _validate_rule(rule: CiliumRule, path: Path, *, is_clusterwide: bool) -> Iterator[Finding]:
     yield from _validate_subject(rule, path, is_clusterwide=is_clusterwide)
+    if not (rule.ingress or rule.ingress_deny or rule.egress or rule.egress_deny):
+        yield Finding(
+            path,
+            "must have at least one rule in ingress, ingressDeny, egress or egressDeny, found none",
+            hints=("Cilium ignores such a policy; `ingress: [{}]` denies all connections to pods",),
+        )
     for index, ingress in enumerate(rule.ingress):
         own: Path = (*path, "ingress", index)
         yield from _validate_ingress(ingress, own)

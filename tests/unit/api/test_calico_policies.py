@@ -161,6 +161,10 @@ def test_ports_are_numbers_ranges_and_names(port: int | str, limits: object) -> 
             ingress(protocol="TCP", destination={"ports": ["80,90"]}),
             "destination.ports[0]: expected a port, a range such as 80:90, or the name of a port",
         ),
+        (
+            ingress(protocol="TCP", destination={"ports": ["80-90"]}),
+            "destination.ports[0]: expected a port, a range such as 80:90, or the name of a port",
+        ),
         (ingress(source={"nets": ["10.0.0.1"]}), "source.nets[0]: expected a range such as 10"),
         (
             ingress(source={"nets": ["10.0.0.0/8"], "notNets": ["fd00::/8"]}),

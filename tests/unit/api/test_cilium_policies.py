@@ -57,6 +57,10 @@ def port(fields: str, rules: str = "") -> str:
     ("text", "message"),
     [
         (CNP, "must have spec or specs"),
+        (
+            cnp("ingress: [], enableDefaultDeny: {ingress: true}"),
+            "spec: must have at least one rule in ingress, ingressDeny, egress or egressDeny",
+        ),
         (f"{CNP}spec: {{ingress: [{{}}]}}", "must have one of endpointSelector and nodeSelector"),
         (
             f"{CCNP}spec: {{{ALL}, nodeSelector: {{}}}}",
@@ -169,6 +173,10 @@ def port(fields: str, rules: str = "") -> str:
         (
             port("port: '80', protocol: TCP", ", rules: {l7: [{a: b}]}"),
             "rules.l7: needs l7proto",
+        ),
+        (
+            port("port: '80', protocol: TCP", ", rules: {l7proto: r2d2, http: [{}]}"),
+            "rules: must be of one protocol, found http and l7proto",
         ),
         (
             port("port: '53'", ", rules: {dns: [{matchPattern: '*'}]}"),
@@ -298,16 +306,18 @@ def policy_of(text: str) -> CiliumNetworkPolicy | CiliumClusterwideNetworkPolicy
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ("", []),
-        ("ingress: []", []),
         ("ingress: [{}]", [("Ingress", False, True)]),
+        ("ingress: [{}], egress: []", [("Ingress", False, True)]),
         ("egressDeny: [{}]", [("Egress", True, False), ("Egress", False, True)]),
         ("egress: [{}], enableDefaultDeny: {egress: false}", [("Egress", False, False)]),
         (
             "ingressDeny: [{}], enableDefaultDeny: {ingress: false}",
             [("Ingress", True, False)],
         ),
-        ("enableDefaultDeny: {ingress: true}", [("Ingress", False, True)]),
+        (
+            "egress: [{}], enableDefaultDeny: {ingress: true}",
+            [("Ingress", False, True), ("Egress", False, True)],
+        ),
     ],
 )
 def test_rules_of_a_direction_isolate_unless_default_deny_is_off(

@@ -71,6 +71,16 @@ def test_engines_without_these_kinds_report_the_policy(kind: str) -> None:
             "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]",
             ["spec.ingress[0].toPorts[0].rules.http"],
         ),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {l7proto: r2}}]}]",
+            ["spec.ingress[0].toPorts[0].rules.l7proto"],
+        ),
+        ("ingress: [{fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}]", []),
+        (
+            "ingressDeny: [{fromEndpoints: [{matchExpressions: "
+            "[{key: 'reserved:host', operator: DoesNotExist}]}]}]",
+            ["spec.ingressDeny[0].fromEndpoints[0]"],
+        ),
         (f"egress: [{{{DNS}}}]", []),
         (
             f"egress: [{{{DNS.replace('*', '*.example.com')}}}]",

@@ -49,8 +49,7 @@ def verdict(
     ("policies", "is_allowed"),
     [
         ([], True),
-        ([policy()], True),
-        ([policy(ingress=[])], True),
+        ([policy(ingress=[], egress=[{}])], True),
         ([policy(ingress=[{}])], False),
         ([policy(ingress=[EVERYONE])], True),
         ([policy(ingress=[EVERYONE], ingressDeny=[EVERYONE])], False),
