@@ -9,7 +9,6 @@ from msgspec import structs
 
 from kubenetlab import __version__
 from kubenetlab.api import builtin
-from kubenetlab.api.calico.policies import CALICO_GROUP_KINDS
 from kubenetlab.api.config import (
     POD_SUBNETS,
     POD_SUBNETS_BY_CNI,
@@ -19,13 +18,19 @@ from kubenetlab.api.config import (
 )
 from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.api.kinds import CONFIG_GROUPS, POLICY_KINDS, group_of, writable
+from kubenetlab.api.kinds import (
+    CONFIG_GROUPS,
+    POLICY_GROUP_KINDS,
+    POLICY_KINDS,
+    group_of,
+    writable,
+)
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.text.decode import Decoded, Finding, decode, found
 from kubenetlab.api.text.documents import MAX_DEPTH, Path, is_deeper
 from kubenetlab.errors import did_you_mean
 
-_EXACT_KINDS: Final = (*POLICY_KINDS, *CALICO_GROUP_KINDS)
+_EXACT_KINDS: Final = (*POLICY_KINDS, *POLICY_GROUP_KINDS)
 """Kinds without unknown fields: policies, and what their rules select."""
 
 

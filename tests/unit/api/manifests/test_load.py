@@ -147,6 +147,11 @@ def test_an_unknown_field_is_a_warning_and_in_strict_mode_an_error() -> None:
             "allowedEgressDomains",
         ),
         (
+            "cilium.io/v2 CiliumCIDRGroup",
+            "{externalCIDRs: [], except: [10.0.0.0/8]}",
+            "except",
+        ),
+        (
             "cilium.io/v2 CiliumNetworkPolicy",
             "{endpointSelector: {}, egressDeny: [{toFQDNs: [{matchName: example.com}]}]}",
             "egressDeny[0].toFQDNs",
