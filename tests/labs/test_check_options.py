@@ -131,3 +131,35 @@ def test_a_change_of_manifests_is_shown_without_a_lab(tmp_path: Path) -> None:
     for wrong in (("-o", "html"), ("--generate", "-")):
         assert "--diff" in run(*words, *wrong, status=2).err
     assert "-o text is for --diff" in run("check", "-o", "text", status=2).err
+
+
+REQUESTS = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {}
+  ingress:
+  - toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{method: GET}]}}]
+---
+"""
+
+
+def test_a_comparison_names_what_no_lab_enforces(tmp_path: Path) -> None:
+    """Only of policies that change, and of whole kinds if a Cluster has another CNI mode."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+        (directory / "pods.yaml").write_text(pod("client"))
+    (new / "policy.yaml").write_text(REQUESTS)
+    words = ("check", "--diff", str(old), str(new))
+    (message,) = run(*words, "-o", "json", status=1).json["unenforced"]
+    assert message.startswith(
+        "CiliumNetworkPolicy default/web: spec.ingress[0].toPorts[0].rules.http: not enforced"
+    )
+    assert f"- Not reliable: {message}." in run(*words, "-o", "text", status=1).out
+    assert run("check", "--diff", str(new), str(new), "-o", "json").json["unenforced"] == []
+    cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: bridge}\n"
+    (new / "cluster.yaml").write_text(cluster)
+    (message,) = run(*words, "-o", "json", status=1).json["unenforced"]
+    assert "it decides in a cluster which connections are allowed" in message

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import typer
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.output_documents import print_document
@@ -16,27 +19,48 @@ if TYPE_CHECKING:
 
 
 def show_changes(old: str, new: str, output: str) -> None:
-    """Print the changes between two files or directories of manifests."""
+    """Print the changes between two files or directories of manifests.
+
+    The exit status is 1 if a changed policy has parts that no lab enforces.
+    """
+    from kubenetlab.cli.probing.unenforced_changes import unenforced_changes
     from kubenetlab.observe.changes.changes import compare
+
+    (before, has_old_modes), (after, has_new_modes) = _cluster_of(old), _cluster_of(new)
+    changes = compare(before, after, os.getcwd())
+    unenforced = unenforced_changes(before, after, has_modes=has_old_modes or has_new_modes)
+    if output in ("json", "yaml"):
+        print_document(_as_data(changes, unenforced), output)
+    else:
+        _print_lines(changes, unenforced, (before, after), is_text=output == "text")
+    if unenforced:
+        raise typer.Exit(1)
+
+
+def _print_lines(
+    changes: list[Change],
+    unenforced: Sequence[str],
+    clusters: Sequence[Cluster],
+    *,
+    is_text: bool,
+) -> None:
+    """Print the changes as sentences or as a table, and what no lab enforces."""
     from kubenetlab.observe.changes.words import sentences, summary
 
-    clusters = _cluster_of(old), _cluster_of(new)
-    changes = compare(*clusters, os.getcwd())
-    if output in ("json", "yaml"):
-        print_document(_as_data(changes), output)
-        return
-    if output == "text":
+    if is_text:
         for line in sentences(changes):
             echo(line)
     else:
         _print_table(changes)
         echo(summary(changes))
+    for message in unenforced:
+        echo(f"- Not reliable: {message}." if is_text else f"{paint('✗', BAD)} {message}")
     if not any(_user_pods(cluster) for cluster in clusters):
         note("the manifests have no pods: add the workloads, so that policies select something")
 
 
-def _cluster_of(path: str) -> Cluster:
-    """Return the objects of a lab with the manifests in which every pod runs.
+def _cluster_of(path: str) -> tuple[Cluster, bool]:
+    """Return the objects of a lab in which every pod runs, and True with a Cluster document.
 
     Pods of Jobs run, too, although they end: their connections matter. Raises ManifestError.
     """
@@ -50,11 +74,12 @@ def _cluster_of(path: str) -> Cluster:
     manifests = read([path])
     bootstrap = bootstrap_store(manifests.config, manifests.entries, 0.0)
     cluster = simulate(bootstrap.cluster, 0.0)
-    return cluster.with_changes(
+    running = cluster.with_changes(
         structs.replace(pod, status=structs.replace(pod.status, phase="Running"))
         for pod in cluster.all(Pod)
         if pod.is_finished
     )
+    return running, manifests.config is not None
 
 
 def _user_pods(cluster: Cluster) -> bool:
@@ -80,10 +105,10 @@ def _print_table(changes: list[Change]) -> None:
         print_table(("CHANGE", "FROM", "TO", "PORTS", "ACCESS", "REASON"), rows)
 
 
-def _as_data(changes: list[Change]) -> JsonObject:
+def _as_data(changes: list[Change], unenforced: Sequence[str]) -> JsonObject:
     from msgspec import to_builtins
 
     return {
         kind: sum(change.count for change in changes if change.change == kind)
         for kind in ("opened", "closed")
-    } | {"changes": to_builtins(changes)}
+    } | {"changes": to_builtins(changes), "unenforced": list(unenforced)}

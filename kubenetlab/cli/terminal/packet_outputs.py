@@ -84,6 +84,7 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
                 "count": "whole: triples of source, destination and port",
             }
         ],
+        "unenforced": ["text: part of a changed policy that no lab enforces"],
     },
     "explain-policy": {
         "from": "text: source",
