@@ -99,7 +99,8 @@ def _hints(
     plugin: name of the CNI plugin. name: that of the policy engine.
     """
     if kind is not None and (needed := PLUGIN_KINDS.get(kind, plugin)) != plugin:
-        return (f"only {needed} knows this kind of policy; kubenetlab up --cni {needed}",)
+        mode = _mode_of(needed)
+        return (f"only {mode} knows this kind of policy; kubenetlab up --cni {mode}",)
     if name != "none":
         return (bypass or f"the policy engine {name} does not know this kind of policy",)
     cni, _ = networking.cni_mode
@@ -107,6 +108,13 @@ def _hints(
     if not others:
         return (f"no policy engine works with cni {cni}",)
     return (f"the policy engine is none; kubenetlab up --policy {others[0]} enforces policies",)
+
+
+def _mode_of(plugin: str) -> str:
+    """Return the CNI mode that emulates a plugin: cilium for `cilium-cni`."""
+    return next(
+        name for name in modes.known("cni") if modes.load("cni", name, {}).facts.plugin == plugin
+    )
 
 
 def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:

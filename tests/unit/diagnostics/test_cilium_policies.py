@@ -34,6 +34,9 @@ def test_engines_without_these_kinds_report_the_policy(kind: str) -> None:
     fields = "ingressDeny: [{fromEntities: [world]}]"
     (diagnostic,) = reported(POLICY.format(kind=kind, fields=fields))
     assert diagnostic.path == ()
+    assert diagnostic.hints == (
+        "only cilium knows this kind of policy; kubenetlab up --cni cilium",
+    )
     assert "default/one" in diagnostic.scope.into
     assert diagnostic.scope.out_of == ()
 
