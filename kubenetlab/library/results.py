@@ -14,6 +14,9 @@ from kubenetlab.errors import LabError
 
 SCHEMA_VERSION: Final = 1
 """Version of the outputs' schemas that this module reads."""
+_UNDECIDED: Final = "a {} is neither true nor false: ask for .ok (as promised) or {}"
+_SHOWN: Final = 3
+"""Maximum number of failures, and of diagnostics, that an assertion names."""
 
 
 class HttpAnswer(Struct, frozen=True):
@@ -61,6 +64,12 @@ class PingResult(Struct, frozen=True, kw_only=True):
     """Addresses of two pods that could change the result."""
     policies: tuple[str, ...] = ()
     """Network policies that deny the connection, or rules that allow it."""
+
+    def __bool__(self) -> bool:
+        """Raise TypeError: `assert lab.ping(…)` could mean both of two properties."""
+        raise TypeError(
+            "a PingResult is neither true nor false: ask for .ok (as promised) or .is_answered"
+        )
 
     @property
     def is_answered(self) -> bool:
@@ -145,6 +154,12 @@ class PingSeries(Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...] = ()
     """Network policies that deny the connection, or rules that allow it."""
 
+    def __bool__(self) -> bool:
+        """Raise TypeError: `assert lab.ping_series(…)` could mean both of two properties."""
+        raise TypeError(
+            "a PingSeries is neither true nor false: ask for .ok (as promised) or .answered"
+        )
+
 
 class ReportedDiagnostic(Struct, frozen=True):
     """Misconfiguration, or object that the lab does not enforce (docs/ci.md)."""
@@ -204,6 +219,10 @@ class PingMatrix(Struct, frozen=True, kw_only=True):
     diagnostics: tuple[ReportedDiagnostic, ...]
     """Objects that the lab does not enforce."""
 
+    def __bool__(self) -> bool:
+        """Return `ok`, so that `assert` fails if a result is not as promised."""
+        return self.ok
+
     @property
     def failures(self) -> tuple[MatrixCell, ...]:
         """Pairs whose result is not as promised."""
@@ -247,10 +266,37 @@ class CheckResult(Struct, frozen=True, kw_only=True):
     diagnostics: tuple[ReportedDiagnostic, ...]
     """Misconfigurations, and objects that the lab does not enforce."""
 
+    def __bool__(self) -> bool:
+        """Return `ok`, so that `assert lab.check()` fails if an expectation does not hold."""
+        return self.ok
+
+    def __repr__(self) -> str:
+        """Return what makes the result true or false, for assertions of tests."""
+        doubts = [each for each in self.diagnostics if not each.accepted]
+        parts = [
+            f"{len(self.rows)} checks, {len(self.failures)} of them fail",
+            *(
+                f"{row.place or row.table}: {row.source} → {row.target}: expected {row.expected}, "
+                f"found {row.outcome}{_because(row.policies)}"
+                for row in self.failures[:_SHOWN]
+            ),
+            *(
+                f"{' '.join(part for part in (each.kind, each.name, each.path) if part)}: "
+                f"{each.message}"
+                for each in doubts[:_SHOWN]
+            ),
+        ]
+        hidden = sum(max(0, len(each) - _SHOWN) for each in (self.failures, doubts))
+        return "; ".join((*parts, f"and {hidden} more") if hidden else parts)
+
     @property
     def failures(self) -> tuple[RowResult, ...]:
         """Rows that do not hold, also those that this kernel cannot test."""
         return tuple(row for row in self.rows if row.state != "holds")
+
+
+def _because(policies: tuple[str, ...]) -> str:
+    return f" ({', '.join(policies)})" if policies else ""
 
 
 Result = TypeVar("Result", PingResult, PingSeries, PingMatrix, CheckResult)
