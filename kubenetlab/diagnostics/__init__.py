@@ -12,7 +12,9 @@ from typing import Final
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.bgp import check_bgp
+from kubenetlab.diagnostics.calico_lints import check_calico_lints
 from kubenetlab.diagnostics.calico_policies import check_calico_policies
+from kubenetlab.diagnostics.cilium_lints import check_cilium_lints
 from kubenetlab.diagnostics.cilium_policies import check_cilium_policies
 from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
 from kubenetlab.diagnostics.domain_names import check_domain_names
@@ -67,6 +69,8 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_calico_policies,
     check_cilium_policies,
     check_policies,
+    check_calico_lints,
+    check_cilium_lints,
 )
 
 MISCONFIGURATIONS: Final = (

@@ -171,6 +171,8 @@ POLICY_RULE_REDUNDANT = "policy-rule-redundant"
 """Code of a rule that allows nothing new in its policy."""
 POLICY_SHADOWED = "policy-shadowed"
 """Code of a policy that allows nothing new beside the other policies of its pods."""
+NETWORK_SET_UNUSED = "network-set-unused"
+"""Code of a set of ranges to which no rule of a policy refers."""
 
 ADVICE = (
     POLICY_SELECTS_NOTHING,
@@ -178,5 +180,6 @@ ADVICE = (
     POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SHADOWED,
+    NETWORK_SET_UNUSED,
 )
 """Codes of advice: a cluster works with such objects, and no exit status depends on them."""

@@ -74,10 +74,10 @@ class _Index:
     def covering(self, policy: NetworkPolicy) -> Iterator[NetworkPolicy]:
         """Yield the other policies that select all pods that a policy selects."""
         selector = policy.spec.pod_selector
-        keys = (None, *selector.match_labels.items(), *_single_values(selector))
+        keys = (None, *selector.match_labels.items(), *single_values(selector))
         for key in dict.fromkeys(keys):
             for other in self._by_label.get((policy.namespace, key), ()):
-                if other is not policy and _selects_all(other.spec.pod_selector, selector):
+                if other is not policy and selects_all(other.spec.pod_selector, selector):
                     yield other
 
 
@@ -135,23 +135,23 @@ def _has_peer(peer: NetworkPolicyPeer, other: NetworkPolicyPeer) -> bool:
         return (
             peer.ip_block is not None
             and other.ip_block is not None
-            and _has_block(peer.ip_block, other.ip_block)
+            and has_block(peer.ip_block, other.ip_block)
         )
     if peer.namespace_selector is None or other.namespace_selector is None:
         # Without a selector it is the policy's own namespace, whose labels are unknown here.
         is_namespace = (
             other.namespace_selector is None
             if peer.namespace_selector is None
-            else _selects_all(peer.namespace_selector, LabelSelector())
+            else selects_all(peer.namespace_selector, LabelSelector())
         )
     else:
-        is_namespace = _selects_all(peer.namespace_selector, other.namespace_selector)
-    return is_namespace and _selects_all(
+        is_namespace = selects_all(peer.namespace_selector, other.namespace_selector)
+    return is_namespace and selects_all(
         peer.pod_selector or LabelSelector(), other.pod_selector or LabelSelector()
     )
 
 
-def _has_block(block: IPBlock, other: IPBlock) -> bool:
+def has_block(block: IPBlock, other: IPBlock) -> bool:
     """Return True if a range contains all addresses of another one."""
     outer, inner = ip.range_of(block.cidr), ip.range_of(other.cidr)
     if outer is None or inner is None or not ip.is_part(inner, outer):
@@ -181,16 +181,16 @@ def _has_port(port: NetworkPolicyPort, other: NetworkPolicyPort) -> bool:
     return port.port <= other.port and other_last <= last
 
 
-def _selects_all(selector: LabelSelector, other: LabelSelector) -> bool:
+def selects_all(selector: LabelSelector, other: LabelSelector) -> bool:
     """Return True if the requirements of `other` imply those of a selector."""
-    known = {**other.match_labels, **dict(_single_values(other))}
+    known = {**other.match_labels, **dict(single_values(other))}
     return matches_labels(selector.match_labels, known) and all(
         _is_implied(requirement, known, other.match_expressions)
         for requirement in selector.match_expressions
     )
 
 
-def _single_values(selector: LabelSelector) -> Iterable[tuple[str, str]]:
+def single_values(selector: LabelSelector) -> Iterable[tuple[str, str]]:
     """Yield the labels that expressions with one value require."""
     for requirement in selector.match_expressions:
         if requirement.operator == "In" and len(requirement.values) == 1:

@@ -158,6 +158,7 @@ def test_groups_of_ranges_take_effect_when_they_change(lab: Lab) -> None:
     expect()
     described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
     assert "partners: no such group" in described
+    assert "there is no CiliumCIDRGroup partners" in lab.run("check").out
     lab.apply(group % ("partners", "none", "198.51.100.0/24"))
     expect("client", "www")
     described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out

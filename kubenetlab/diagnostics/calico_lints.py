@@ -1,0 +1,252 @@
+"""Advice about Calico's policies and network sets that have no effect, or less than expected.
+
+A rule is compared as it is written with former rules of its policy, and with those of former
+policies that apply to all of its pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Final
+
+from kubenetlab.api.calico.policies import (
+    CALICO_POLICY_KINDS,
+    DEFAULT_TIER,
+    CalicoEntityRule,
+    CalicoPolicy,
+    CalicoRule,
+    End,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    NetworkSet,
+    Tier,
+)
+from kubenetlab.api.calico.selectors import labels_in, parse_selector
+from kubenetlab.api.core import Namespace, Service
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.meta import Labels
+from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
+from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.policy.calico_labels import (
+    OF_SERVICE_ACCOUNT,
+    entity_selector,
+    namespace_labels,
+    network_set_labels,
+    pod_labels,
+    service_account,
+    subject_selector,
+)
+from kubenetlab.diagnostics.calico_shadows import PolicyList, PolicyLists, deciding, shadowing
+from kubenetlab.diagnostics.model import (
+    NETWORK_SET_UNUSED,
+    POLICY_PEER_UNMATCHED,
+    POLICY_RULE_REDUNDANT,
+    POLICY_SELECTS_NOTHING,
+    POLICY_SHADOWED,
+    Diagnostic,
+)
+from kubenetlab.diagnostics.policy_pods import is_given, listed, possible_pods
+from kubenetlab.diagnostics.templates import Templates
+
+_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
+_ENDS: tuple[End, ...] = ("source", "destination")
+_ACCOUNT_NAME: Final = f"{OF_SERVICE_ACCOUNT}projectcalico.org/name"
+"""Label of service accounts that the lab knows; others exist in a cluster alone."""
+
+
+def check_calico_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield advice about the policies of Calico, and the sets, that a user created."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    networking = cluster.config.networking
+    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
+    if not set(CALICO_POLICY_KINDS) <= set(cluster_modes.enforced_kinds(networking, engine)):
+        return  # the policies are reported as not enforced
+    policies = [policy for kind in CALICO_POLICY_KINDS for policy in cluster.all(kind)]
+    items = _Items(cluster, templates)
+    if policies:
+        yield from _check_policies(cluster, policies, items)
+    yield from _check_sets(cluster, policies, items)
+
+
+def _check_policies(
+    cluster: Cluster, policies: Sequence[CalicoPolicy], items: _Items
+) -> Iterator[Diagnostic]:
+    # Policies of all namespaces may be about host endpoints, which the lab lacks.
+    has_hosts = any(kind.startswith("HostEndpoint.") for kind, *_ in cluster.given)
+    tiers = {DEFAULT_TIER, *(tier.name for tier in cluster.all(Tier))}
+    applying = [
+        policy
+        for policy in policies
+        if policy.spec.tier in tiers
+        and not (
+            isinstance(policy, GlobalNetworkPolicy)
+            and (policy.spec.pre_dnat or policy.spec.do_not_track)
+        )
+    ]
+    lists = PolicyLists(cluster, applying)
+    for policy in applying:
+        if not is_given(cluster, policy):
+            continue
+        if policy.namespace or not has_hosts:
+            yield from _check_subject(policy, items)
+        yield from _check_types(policy)
+        for direction in policy.directions:
+            for index, rule in enumerate(policy.spec.rules(direction)):
+                path = ("spec", direction.lower(), index)
+                for peer_path, message in items.unmatched(policy, rule, path):
+                    yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+        if decisions := shadowing(lists, policy):
+            names = (decision.of.policy.title for decision in decisions)
+            message = f"former policies decide about all its connections: {listed(names)}"
+            hint = "delete it, or give it a lower order"
+            yield _advice(policy, POLICY_SHADOWED, (), message, hint)
+            continue
+        for each in lists.of(policy):
+            yield from _check_rules(lists, each)
+
+
+def _check_subject(policy: CalicoPolicy, items: _Items) -> Iterator[Diagnostic]:
+    """Check that a policy selects a pod to which it can apply."""
+    selector = subject_selector(policy)
+    if _needs_accounts(labels_in(selector)):
+        return
+    if any(is_isolated and selector.matches(labels) for labels, is_isolated in items.pods):
+        return
+    where = f" in namespace {policy.namespace}" if policy.namespace else ""
+    fields = [policy.spec.selector, policy.spec.service_account_selector]
+    if isinstance(policy, GlobalNetworkPolicy):
+        fields.append(policy.spec.namespace_selector)
+    texts = [text for text in fields if text]
+    message = f"no pod and no workload{where} meets {' and '.join(texts) or 'all()'}"
+    if any(selector.matches(labels) for labels, _ in items.pods):
+        message = "it selects only pods with hostNetwork, to which policies do not apply"
+    yield _advice(policy, POLICY_SELECTS_NOTHING, ("spec", "selector"), message)
+
+
+def _needs_accounts(labels: Iterator[str]) -> bool:
+    """Return True if a selector is about labels of service accounts, which the lab lacks."""
+    return any(label.startswith(OF_SERVICE_ACCOUNT) and label != _ACCOUNT_NAME for label in labels)
+
+
+def _check_types(policy: CalicoPolicy) -> Iterator[Diagnostic]:
+    """Check that the policy applies to the directions for which it has rules."""
+    for direction in _DIRECTIONS:
+        if policy.spec.rules(direction) and direction not in policy.directions:
+            message = f"these rules have no effect: types does not contain {direction}"
+            yield _advice(policy, POLICY_RULE_REDUNDANT, ("spec", direction.lower()), message)
+
+
+def _check_rules(lists: PolicyLists, each: PolicyList) -> Iterator[Diagnostic]:
+    """Check that connections reach the rules of one direction."""
+    policy, path = each.policy, ("spec", each.direction.lower())
+    if each.rules and (closing := lists.closing(each)) is not None:
+        message = f"no connection reaches these rules: {closing.of.title_of(closing.index)} decides"
+        yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
+        return
+    former = lists.before(each)
+    for index in range(len(each.rules)):
+        decision = deciding(each, index, former)
+        if decision is not None:
+            other = decision.of.title_of(decision.index).removeprefix(f"{policy.title} ")
+            message = f"no connection reaches it: {other} decides about all that it matches"
+            yield _advice(policy, POLICY_RULE_REDUNDANT, (*path, index), message)
+
+
+class _Items:
+    """Pods and network sets that selectors can match, by their labels."""
+
+    def __init__(self, cluster: Cluster, templates: Templates) -> None:
+        self._cluster = cluster
+        self._templates = templates
+
+    @cached_property
+    def _of_namespaces(self) -> dict[str, Labels]:
+        return dict(namespace_labels(tuple(self._cluster.all(Namespace))))
+
+    @cached_property
+    def pods(self) -> Sequence[tuple[Labels, bool]]:
+        """Different labels of pods, and whether policies apply to such a pod."""
+        found: dict[tuple[frozenset[tuple[str, str]], bool], tuple[Labels, bool]] = {}
+        for pod in possible_pods(self._cluster, self._templates):
+            inherited = self._of_namespaces.get(pod.namespace, {})
+            labels = pod_labels(pod.labels, pod.namespace, inherited, service_account(pod))
+            is_isolated = not pod.spec.host_network
+            found[frozenset(labels.items()), is_isolated] = labels, is_isolated
+        return list(found.values())
+
+    def labels_of(self, networks: NetworkSet | GlobalNetworkSet) -> Labels:
+        """Return the labels of a network set, with those that it inherits."""
+        if not networks.namespace:
+            return networks.labels
+        return network_set_labels(networks.labels, networks.namespace, self._of_namespaces)
+
+    @cached_property
+    def sets(self) -> Sequence[Labels]:
+        """Labels of the network sets."""
+        return [
+            *map(self.labels_of, self._cluster.all(NetworkSet)),
+            *map(self.labels_of, self._cluster.all(GlobalNetworkSet)),
+        ]
+
+    def unmatched(
+        self, policy: CalicoPolicy, rule: CalicoRule, path: Path
+    ) -> Iterator[tuple[Path, str]]:
+        """Yield (path, reason) of each end of a rule at which nothing is."""
+        for end in _ENDS:
+            entity = rule.end(end)
+            if (service := entity.services) is not None:
+                namespace = service.namespace or policy.namespace
+                if self._cluster.get(Service, namespace, service.name) is None:
+                    reason = f"there is no Service {namespace}/{service.name}"
+                    yield (*path, end, "services"), reason
+            elif not self._is_matched(entity, policy.namespace):
+                where = f" in namespace {policy.namespace}" if policy.namespace else ""
+                if entity.namespace_selector:
+                    where = f" in namespaces that meet {entity.namespace_selector}"
+                texts = f" meets {entity.selector}" if entity.selector else " matches"
+                yield (*path, end), f"no pod, no workload and no network set{where}{texts}"
+
+    def _is_matched(self, entity: CalicoEntityRule, namespace: str) -> bool:
+        selector = entity_selector(entity, namespace)
+        if selector is None or _needs_accounts(labels_in(selector)):
+            return True
+        return any(
+            is_isolated and selector.matches(labels) for labels, is_isolated in self.pods
+        ) or any(map(selector.matches, self.sets))
+
+
+def _check_sets(
+    cluster: Cluster, policies: Sequence[CalicoPolicy], items: _Items
+) -> Iterator[Diagnostic]:
+    """Check that rules refer to each set of networks, also to exclude it."""
+    entities = [
+        (policy, rule.end(end))
+        for policy in policies
+        for rule in (*policy.spec.ingress, *policy.spec.egress)
+        for end in _ENDS
+    ]
+    selectors = [entity_selector(entity, policy.namespace) for policy, entity in entities]
+    selectors += [
+        parse_selector(entity.not_selector) for _, entity in entities if entity.not_selector
+    ]
+    sets: list[NetworkSet | GlobalNetworkSet] = [
+        *cluster.all(NetworkSet),
+        *cluster.all(GlobalNetworkSet),
+    ]
+    distinct = {str(each): each for each in selectors if each is not None}
+    for networks in sets:
+        labels = items.labels_of(networks)
+        if is_given(cluster, networks) and not any(
+            selector.matches(labels) for selector in distinct.values()
+        ):
+            message = "no rule of Calico's policies has a selector that matches the set"
+            yield Diagnostic(
+                NETWORK_SET_UNUSED, networks.kind, networks.namespace, networks.name, (), message
+            )
+
+
+def _advice(policy: CalicoPolicy, code: str, path: Path, message: str, *hints: str) -> Diagnostic:
+    return Diagnostic(code, policy.kind, policy.namespace, policy.name, path, message, hints)

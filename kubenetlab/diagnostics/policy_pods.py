@@ -1,0 +1,71 @@
+"""Pods that policies can select: existing ones, and those that workloads would create."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, TypeVar
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.meta import Labels, ObjectMeta, Resource
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.templates import Templates
+
+T = TypeVar("T")
+Pair = tuple[str, str]
+"""Label and value."""
+MAX_COMPARED: Final = 50
+"""Number of policies of the same pods with which a policy is compared."""
+_NAMED: Final = 3
+"""Maximum number of policies that a message names."""
+
+
+def possible_pods(cluster: Cluster, templates: Templates) -> list[Pod]:
+    """Return the existing pods, and one for each template of a workload."""
+    return [
+        *cluster.all(Pod),
+        *(
+            Pod(
+                ObjectMeta(
+                    name=template.owner.name,
+                    namespace=template.owner.namespace,
+                    labels=template.labels,
+                ),
+                template.spec,
+            )
+            for template in templates
+        ),
+    ]
+
+
+def labels_of_namespaces(cluster: Cluster) -> dict[str, Labels]:
+    """Return the labels of each namespace."""
+    return {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+
+
+def is_given(cluster: Cluster, obj: Resource) -> bool:
+    """Return True for an object that a user created and that is not being deleted."""
+    return (obj.kind, *obj.key) in cluster.given and not obj.is_terminating
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return some names for a message."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+class PairIndex(Generic[T]):
+    """Items by one of the labels that they require."""
+
+    def __init__(self) -> None:
+        self._by_pair: dict[Pair | None, list[T]] = {}
+
+    def add(self, pairs: Iterable[Pair], item: T) -> None:
+        """Add an item that requires labels; it is found by the first one."""
+        self._by_pair.setdefault(next(iter(pairs), None), []).append(item)
+
+    def matching(self, pairs: Iterable[Pair]) -> Iterator[T]:
+        """Yield the items that may require no other labels than these."""
+        for pair in dict.fromkeys((None, *pairs)):
+            yield from self._by_pair.get(pair, ())

@@ -1,0 +1,307 @@
+"""Advice about Calico's policies: no effect, rules after one that decides, sets without use."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from msgspec import structs
+
+from kubenetlab.api.calico.policies import (
+    CALICO_GROUP_KINDS,
+    CALICO_POLICY_KINDS,
+    CalicoNetworkPolicy,
+    CalicoPolicy,
+    GlobalNetworkPolicy,
+)
+from kubenetlab.api.store import Cluster, Delete
+from kubenetlab.diagnostics import diagnose
+from kubenetlab.diagnostics.model import (
+    ADVICE,
+    NETWORK_SET_UNUSED,
+    POLICY_PEER_UNMATCHED,
+    POLICY_RULE_REDUNDANT,
+    POLICY_SELECTS_NOTHING,
+    POLICY_SHADOWED,
+    Diagnostic,
+)
+from kubenetlab.observe.policies.evaluator import Evaluator
+from tests.calico_policies import WORLDS, with_calico
+from tests.policies import TRAFFIC
+from tests.tier_policies import Document, parties_of
+from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
+
+CALICO = NODES.replace("---", "networking: {cni: calico}\n---")
+TIER = """
+apiVersion: projectcalico.org/v3
+kind: Tier
+metadata: {name: security}
+spec: {order: 1}
+---
+"""
+SET = """
+apiVersion: projectcalico.org/v3
+kind: %s
+metadata: {name: partners, labels: {role: partner}}
+spec: {nets: [198.51.100.0/24]}
+---
+"""
+ALLOW = "ingress: [{action: Allow}]"
+
+
+def policy(spec: str, name: str = "p", namespace: str = "default") -> str:
+    """Return a policy; a GlobalNetworkPolicy without a namespace."""
+    kind = "NetworkPolicy" if namespace else "GlobalNetworkPolicy"
+    meta = f"name: {name}" + (f", namespace: {namespace}" if namespace else "")
+    return (
+        f"apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{{meta}}}\n"
+        f"spec: {{{spec}}}\n---\n"
+    )
+
+
+def advice(documents: str, nodes: str = CALICO) -> list[tuple[str, str, str]]:
+    """Return (code, subject, message) of the advice in a lab with the pod `default/one`."""
+    return [
+        (each.code, each.subject, each.message)
+        for each in diagnostics_of(main("") + documents, nodes)
+        if each.code in ADVICE
+    ]
+
+
+def codes(documents: str, nodes: str = CALICO) -> list[tuple[str, str]]:
+    return [(code, subject.partition(": ")[2]) for code, subject, _ in advice(documents, nodes)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "namespace", "is_reported"),
+    [
+        ("selector: all()", "default", False),
+        ("selector: all()", "", False),
+        ("selector: all()", "kube-public", True),
+        ("selector: app == 'absent'", "default", True),
+        ("namespaceSelector: team == 'absent'", "", True),
+        ("serviceAccountSelector: role == 'x'", "", False),
+        ("selector: app == 'absent', doNotTrack: true, applyOnForward: true", "", False),
+    ],
+)
+def test_a_policy_without_pods(spec: str, namespace: str, is_reported: bool) -> None:
+    """Labels of service accounts exist in a cluster alone."""
+    found = codes(policy(spec, namespace=namespace))
+    assert found == ([(POLICY_SELECTS_NOTHING, "spec.selector")] if is_reported else [])
+
+
+def test_a_policy_of_all_namespaces_may_be_about_host_endpoints() -> None:
+    hosts = "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\nmetadata: {name: h}\nspec: {}\n"
+    spec = policy("selector: role == 'node'", namespace="")
+    assert codes(spec) == [(POLICY_SELECTS_NOTHING, "spec.selector")]
+    assert codes(spec + hosts) == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "is_reported"),
+    [
+        ("source: {selector: all()}", False),
+        ("source: {selector: app == 'absent'}", True),
+        ("source: {selector: role == 'partner'}", True),
+        ("source: {selector: role == 'partner', namespaceSelector: global()}", False),
+        ("source: {notSelector: app == 'absent'}", False),
+        ("source: {namespaceSelector: team == 'absent'}", True),
+        ("source: {serviceAccounts: {names: [absent]}}", True),
+        ("source: {serviceAccounts: {selector: role == 'x'}}", False),
+        ("source: {nets: [192.0.2.0/24]}", False),
+    ],
+)
+def test_ends_at_which_nothing_is(conditions: str, is_reported: bool) -> None:
+    """A selector of a policy with a namespace matches sets without one only by global()."""
+    use = policy("egress: [{action: Deny, destination: {selector: has(role)}}]", "use", "")
+    rule = policy(f"ingress: [{{action: Allow, {conditions}}}]")
+    found = codes(SET % "GlobalNetworkSet" + use + rule)
+    assert found == ([(POLICY_PEER_UNMATCHED, "spec.ingress[0].source")] if is_reported else [])
+
+
+@pytest.mark.parametrize("kind", ["NetworkSet", "GlobalNetworkSet"])
+def test_a_set_without_use(kind: str) -> None:
+    """Rules that exclude a set refer to it, too."""
+    ((code, subject, _),) = advice(SET % kind)
+    assert (code, subject.partition(" ")[0]) == (NETWORK_SET_UNUSED, kind)
+    use = "ingress: [{action: Allow, source: {notSelector: role == 'partner'}}]"
+    assert advice(SET % kind + policy(use)) == []
+    other = "ingress: [{action: Allow, source: {notSelector: role == 'guest'}}]"
+    assert codes(SET % kind + policy(other, namespace="")) == [(NETWORK_SET_UNUSED, "")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_reached"),
+    [
+        ("{action: Allow}", "{action: Deny}", False),
+        ("{action: Pass}", "{action: Log}", False),
+        ("{action: Log}", "{action: Deny}", True),
+        ("{action: Allow, protocol: TCP}", "{action: Deny, protocol: UDP}", True),
+        (
+            "{action: Allow, protocol: TCP}",
+            "{action: Deny, protocol: 6, source: {nets: [10.0.0.0/8]}}",
+            False,
+        ),
+        (
+            "{action: Allow, protocol: TCP, destination: {ports: ['1:100']}}",
+            "{action: Deny, protocol: TCP, destination: {ports: [80, '90:100']}}",
+            False,
+        ),
+        (
+            "{action: Allow, protocol: TCP, destination: {ports: [80]}}",
+            "{action: Deny, protocol: TCP, destination: {ports: [http]}}",
+            True,
+        ),
+        (
+            "{action: Allow, source: {nets: [10.0.0.0/8]}}",
+            "{action: Deny, source: {nets: [10.1.0.0/16, 10.2.0.0/16]}}",
+            False,
+        ),
+        (
+            "{action: Allow, source: {selector: has(app)}}",
+            "{action: Deny, source: {selector: app == 'one' && tier == 'x'}}",
+            False,
+        ),
+        (
+            "{action: Allow, source: {selector: 'app in {\"one\"}'}}",
+            "{action: Deny, source: {selector: has(app)}}",
+            True,
+        ),
+        ("{action: Allow, source: {selector: all()}}", "{action: Deny}", True),
+        ("{action: Allow, http: {methods: [GET]}, protocol: TCP}", "{action: Deny}", True),
+        ("{action: Allow, ipVersion: 4}", "{action: Deny}", True),
+        (
+            "{action: Allow, notProtocol: UDP}",
+            "{action: Deny, protocol: TCP, source: {notNets: [10.0.0.0/8]}}",
+            False,
+        ),
+        (
+            "{action: Deny, protocol: ICMP, icmp: {type: 8}}",
+            "{action: Allow, protocol: ICMP, icmp: {type: 0}}",
+            True,
+        ),
+    ],
+)
+def test_rules_after_one_that_decides(first: str, second: str, is_reached: bool) -> None:
+    found = [
+        each
+        for each in advice(policy(f"ingress: [{first}, {second}]"))
+        if each[0] == POLICY_RULE_REDUNDANT
+    ]
+    assert found == (
+        []
+        if is_reached
+        else [
+            (
+                POLICY_RULE_REDUNDANT,
+                "CalicoNetworkPolicy default/p: spec.ingress[1]",
+                "no connection reaches it: spec.ingress[0] decides about all that it matches",
+            )
+        ]
+    )
+
+
+def test_rules_of_a_direction_that_the_types_exclude() -> None:
+    found = codes(policy("types: [Egress], ingress: [{action: Allow}], egress: [{action: Deny}]"))
+    assert found == [(POLICY_RULE_REDUNDANT, "spec.ingress")]
+
+
+def test_former_policies_decide_about_all_connections_of_a_policy() -> None:
+    """The order decides, the pods must be the same or more, and isolation must be replaced."""
+    first = policy(f"order: 1, {ALLOW}", "first", "")
+    later = policy("order: 2, ingress: [{action: Deny, protocol: TCP}]")
+    message = "former policies decide about all its connections: GlobalNetworkPolicy first"
+    assert advice(first + later) == [(POLICY_SHADOWED, "CalicoNetworkPolicy default/p", message)]
+    assert advice(first.replace("order: 1", "order: 3") + later) == []
+    some = policy(f"order: 1, selector: has(role), {ALLOW}", "first", "")
+    assert (POLICY_SHADOWED, "") not in codes(some + later)
+    both = later.replace("ingress:", "types: [Ingress, Egress], ingress:")
+    assert advice(first + both) == [
+        (
+            POLICY_RULE_REDUNDANT,
+            "CalicoNetworkPolicy default/p: spec.ingress[0]",
+            "no connection reaches it: GlobalNetworkPolicy first spec.ingress[0] decides about "
+            "all that it matches",
+        )
+    ]
+
+
+def test_a_former_tier_decides_unless_it_passes() -> None:
+    """Another policy of the tier may pass connections before."""
+    closed = policy(
+        f"tier: security, order: 2, {ALLOW}, egress: [{{action: Allow, protocol: TCP}}]",
+        "security.all",
+        "",
+    )
+    later = policy("ingress: [{action: Deny}]")
+    assert codes(TIER + closed + later) == [(POLICY_SHADOWED, "")]
+    passing = policy(
+        "tier: security, order: 1, ingress: [{action: Pass, protocol: TCP}]", "security.pass", ""
+    )
+    assert codes(TIER + closed + passing + later) == []
+    assert codes(TIER + closed + later.replace("ingress", "egress")) == []
+    both = policy("ingress: [{action: Deny}], egress: [{action: Deny, protocol: UDP}]")
+    assert advice(TIER + closed + both) == [
+        (
+            POLICY_RULE_REDUNDANT,
+            "CalicoNetworkPolicy default/p: spec.ingress",
+            "no connection reaches these rules: GlobalNetworkPolicy security.all spec.ingress[0] "
+            "decides",
+        )
+    ]
+
+
+def test_policies_of_other_modes_have_no_advice() -> None:
+    """They are reported as not enforced."""
+    documents = policy("selector: app == 'absent'") + SET % "NetworkSet"
+    assert codes(documents, NODES) == []
+
+
+@settings(max_examples=60)
+@given(world=WORLDS)
+def test_what_has_no_effect_can_be_removed(
+    world: tuple[list[Document], list[Document], list[Document]],
+) -> None:
+    """No verdict about a pair of parties changes, in both IP versions."""
+    cluster = with_calico(*world)
+    removable = [each for each in diagnose(cluster) if each.code in ADVICE and each.kind in KINDS]
+    before = verdicts(cluster) if removable else []
+    for diagnostic in removable:
+        assert verdicts(removed(cluster, diagnostic)) == before, diagnostic
+
+
+KINDS = {kind.kind: kind for kind in (*CALICO_POLICY_KINDS, *CALICO_GROUP_KINDS)}
+
+
+def verdicts(cluster: Cluster) -> list[bool]:
+    evaluator = Evaluator(cluster)
+    return [
+        evaluator.verdict(source, destination, traffic).is_allowed
+        for version in (4, 6)
+        for source in parties_of(version)
+        for destination in parties_of(version)
+        if source.pod or source.node != destination.node
+        for traffic in TRAFFIC
+    ]
+
+
+def removed(cluster: Cluster, diagnostic: Diagnostic) -> Cluster:
+    """Return the store without the object, or the rules, of a diagnostic."""
+    kind, path = KINDS[diagnostic.kind], diagnostic.path
+    obj = cluster.get(kind, diagnostic.namespace, diagnostic.name)
+    assert obj is not None
+    if len(path) < 2 or path[1] == "selector":
+        return cluster.with_changes([Delete(kind, diagnostic.namespace, diagnostic.name)])
+    assert isinstance(obj, CalicoNetworkPolicy | GlobalNetworkPolicy)
+    return cluster.with_changes([without(obj, str(path[1]), path[2:3])])
+
+
+def without(obj: CalicoPolicy, field: str, index: tuple[str | int, ...]) -> CalicoPolicy:
+    """Return a policy without a rule, or without the rules of one direction.
+
+    It applies to the same directions as before.
+    """
+    rules = list(getattr(obj.spec, field))
+    if index:
+        del rules[int(index[0])]
+    spec = structs.replace(obj.spec, types=obj.directions, **{field: tuple(rules) if index else ()})
+    return structs.replace(obj, spec=spec)
