@@ -22,7 +22,7 @@ from kubenetlab.api.calico.policies import (
     NetworkSet,
     Tier,
 )
-from kubenetlab.api.calico.selectors import labels_in, parse_selector
+from kubenetlab.api.calico.selectors import Expression, labels_in, parse_selector
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import Labels
@@ -39,7 +39,13 @@ from kubenetlab.datapath.policy.calico_labels import (
     service_account,
     subject_selector,
 )
-from kubenetlab.diagnostics.calico_shadows import PolicyList, PolicyLists, deciding, shadowing
+from kubenetlab.diagnostics.calico_shadows import (
+    PolicyList,
+    PolicyLists,
+    deciding,
+    required_pairs,
+    shadowing,
+)
 from kubenetlab.diagnostics.model import (
     NETWORK_SET_UNUSED,
     POLICY_PEER_UNMATCHED,
@@ -48,7 +54,13 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.diagnostics.policy_pods import is_given, listed, possible_pods
+from kubenetlab.diagnostics.policy_pods import (
+    LabelIndex,
+    PodLabels,
+    is_given,
+    listed,
+    possible_pods,
+)
 from kubenetlab.diagnostics.templates import Templates
 
 _DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
@@ -113,7 +125,8 @@ def _check_subject(policy: CalicoPolicy, items: _Items) -> Iterator[Diagnostic]:
     selector = subject_selector(policy)
     if _needs_accounts(labels_in(selector)):
         return
-    if any(is_isolated and selector.matches(labels) for labels, is_isolated in items.pods):
+    pods = list(items.pods(selector))
+    if any(each.is_isolated for each in pods):
         return
     where = f" in namespace {policy.namespace}" if policy.namespace else ""
     fields = [policy.spec.selector, policy.spec.service_account_selector]
@@ -121,7 +134,7 @@ def _check_subject(policy: CalicoPolicy, items: _Items) -> Iterator[Diagnostic]:
         fields.append(policy.spec.namespace_selector)
     texts = [text for text in fields if text]
     message = f"no pod and no workload{where} meets {' and '.join(texts) or 'all()'}"
-    if any(selector.matches(labels) for labels, _ in items.pods):
+    if pods:
         message = "it selects only pods with hostNetwork, to which policies do not apply"
     yield _advice(policy, POLICY_SELECTS_NOTHING, ("spec", "selector"), message)
 
@@ -167,15 +180,24 @@ class _Items:
         return dict(namespace_labels(tuple(self._cluster.all(Namespace))))
 
     @cached_property
-    def pods(self) -> Sequence[tuple[Labels, bool]]:
-        """Different labels of pods, and whether policies apply to such a pod."""
-        found: dict[tuple[frozenset[tuple[str, str]], bool], tuple[Labels, bool]] = {}
-        for pod in possible_pods(self._cluster, self._templates):
-            inherited = self._of_namespaces.get(pod.namespace, {})
-            labels = pod_labels(pod.labels, pod.namespace, inherited, service_account(pod))
-            is_isolated = not pod.spec.host_network
-            found[frozenset(labels.items()), is_isolated] = labels, is_isolated
-        return list(found.values())
+    def _pods(self) -> LabelIndex:
+        return LabelIndex(
+            (
+                pod,
+                pod_labels(
+                    pod.labels,
+                    pod.namespace,
+                    self._of_namespaces.get(pod.namespace, {}),
+                    service_account(pod),
+                ),
+            )
+            for pod in possible_pods(self._cluster, self._templates)
+        )
+
+    def pods(self, selector: Expression) -> Iterator[PodLabels]:
+        """Yield the labels of the pods that a selector matches."""
+        found = self._pods.having(required_pairs(selector))
+        return (each for each in found if selector.matches(each.labels))
 
     def labels_of(self, networks: NetworkSet | GlobalNetworkSet) -> Labels:
         """Return the labels of a network set, with those that it inherits."""
@@ -213,9 +235,9 @@ class _Items:
         selector = entity_selector(entity, namespace)
         if selector is None or _needs_accounts(labels_in(selector)):
             return True
-        return any(
-            is_isolated and selector.matches(labels) for labels, is_isolated in self.pods
-        ) or any(map(selector.matches, self.sets))
+        return any(each.is_isolated for each in self.pods(selector)) or any(
+            map(selector.matches, self.sets)
+        )
 
 
 def _check_sets(

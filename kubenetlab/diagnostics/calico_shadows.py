@@ -82,7 +82,7 @@ class PolicyLists:
         }
         for each in sorted(found, key=lambda each: each.place):
             self._of_policies.setdefault(each.policy.title, []).append(each)
-            self._index.add(_pairs(each.subjects), each)
+            self._index.add(required_pairs(each.subjects), each)
 
     def _lists(self, policy: CalicoPolicy) -> Iterator[PolicyList]:
         spec = policy.spec
@@ -123,7 +123,7 @@ class PolicyLists:
     def _containing(self, each: PolicyList) -> list[PolicyList]:
         found = (
             other
-            for other in self._index.matching(_pairs(each.subjects))
+            for other in self._index.matching(required_pairs(each.subjects))
             if other.direction == each.direction
             and other.place < each.place
             and implies(each.subjects, other.subjects)
@@ -324,7 +324,7 @@ def _values(terms: Sequence[Expression]) -> dict[str, AbstractSet[str]]:
     return result
 
 
-def _pairs(subjects: Expression) -> list[Pair]:
+def required_pairs(subjects: Expression) -> list[Pair]:
     """Return the labels that a selector requires, those of pods before the namespace."""
     pairs = [
         (label, next(iter(values)))

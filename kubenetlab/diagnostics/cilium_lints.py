@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.meta import Labels, LabelSelector
+from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
 from kubenetlab.api.policies.cilium_labels import (
     CLUSTER_KEY,
@@ -49,6 +49,7 @@ from kubenetlab.diagnostics.cilium_shadows import (
     covers,
     is_comparable,
     means_nothing,
+    peer_selector,
     subjects_selector,
 )
 from kubenetlab.diagnostics.model import (
@@ -62,8 +63,10 @@ from kubenetlab.diagnostics.model import (
 from kubenetlab.diagnostics.policies import selector_text
 from kubenetlab.diagnostics.policy_pods import (
     MAX_COMPARED,
+    LabelIndex,
     Pair,
     PairIndex,
+    PodLabels,
     is_given,
     labels_of_namespaces,
     listed,
@@ -84,14 +87,6 @@ class _List(Struct, frozen=True):
     @property
     def title(self) -> str:
         return f"{self.policy.title} {format_path(self.section.path)}"
-
-
-class _Labels(Struct, frozen=True):
-    """Labels of pods that policies cannot distinguish."""
-
-    labels: Labels
-    is_isolated: bool
-    """False for pods with hostNetwork, to which no policy applies."""
 
 
 def check_cilium_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -149,15 +144,22 @@ class _Candidates:
         self._templates = templates
 
     @cached_property
-    def labels(self) -> Sequence[_Labels]:
-        """Different labels of pods."""
+    def _index(self) -> LabelIndex:
         of_namespaces = labels_of_namespaces(self._cluster)
-        found: dict[tuple[frozenset[tuple[str, str]], bool], _Labels] = {}
-        for pod in possible_pods(self._cluster, self._templates):
-            labels = identity_labels(pod, of_namespaces.get(pod.namespace, {}))
-            is_isolated = not pod.spec.host_network
-            found[frozenset(labels.items()), is_isolated] = _Labels(labels, is_isolated)
-        return list(found.values())
+        return LabelIndex(
+            (pod, identity_labels(pod, of_namespaces.get(pod.namespace, {})))
+            for pod in possible_pods(self._cluster, self._templates)
+        )
+
+    def subjects(self, selector: LabelSelector, namespace: str) -> Iterator[PodLabels]:
+        """Yield the labels of the pods that a selector of subjects matches."""
+        found = self._index.having(single_values(subjects_selector(selector, namespace)))
+        return (each for each in found if is_subject(selector, namespace, each.labels))
+
+    def _has_peer(self, selector: LabelSelector, namespace: str) -> bool:
+        """Return True if a selector of peers matches a pod."""
+        found = self._index.having(single_values(peer_selector(selector, namespace)))
+        return any(each.is_isolated and is_peer(selector, namespace, each.labels) for each in found)
 
     def unmatched(
         self, policy: CiliumPolicy, rule: AnyCiliumRule, path: Path
@@ -169,10 +171,7 @@ class _Candidates:
         else:
             field, endpoints = "fromEndpoints", rule.from_endpoints
         for index, selector in enumerate(endpoints or ()):
-            if _can_be_known(selector) and not any(
-                each.is_isolated and is_peer(selector, policy.namespace, each.labels)
-                for each in self.labels
-            ):
+            if _can_be_known(selector) and not self._has_peer(selector, policy.namespace):
                 reason = f"no pod and no workload has the labels {selector_text(selector)}"
                 if not (selector.match_labels or selector.match_expressions):
                     reason = f"namespace {policy.namespace} has no pod"
@@ -228,9 +227,7 @@ def _check_subject(
     selector = rule.endpoint_selector
     if selector is None or not _can_be_known(selector):
         return
-    matching = (
-        each for each in candidates.labels if is_subject(selector, policy.namespace, each.labels)
-    )
+    matching = candidates.subjects(selector, policy.namespace)
     found = next(matching, None)
     if found is not None and (found.is_isolated or any(each.is_isolated for each in matching)):
         return

@@ -101,7 +101,7 @@ def subjects_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
     return LabelSelector(match_expressions=(*others, own))
 
 
-def _peer_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
+def peer_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
     """Return a selector of peers as requirements of plain keys, with the namespace if implied."""
     found = _plain(selector)
     if not namespace or names_namespace(selector):
@@ -184,7 +184,7 @@ def _peers(rule: AnyCiliumRule, namespace: str) -> Iterator[Peer]:
     for selector in endpoints or ():
         reserved = reserved_peers(selector)
         if reserved is None:
-            yield _peer_selector(selector, namespace)
+            yield peer_selector(selector, namespace)
         else:
             # A combination that no peer has is an entity that no other one contains.
             yield from map(Entity, reserved or ("none",))

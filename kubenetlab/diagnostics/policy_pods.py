@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Labels, ObjectMeta, Resource
@@ -36,6 +38,34 @@ def possible_pods(cluster: Cluster, templates: Templates) -> list[Pod]:
             for template in templates
         ),
     ]
+
+
+class PodLabels(Struct, frozen=True):
+    """Labels of pods that policies cannot distinguish."""
+
+    labels: Labels
+    is_isolated: bool
+    """False for pods with hostNetwork, to which no policy applies."""
+
+
+class LabelIndex:
+    """Different labels of pods, by each label."""
+
+    def __init__(self, pods: Iterable[tuple[Pod, Labels]]) -> None:
+        """Prepare the index of pods with the labels that policies see."""
+        found: dict[tuple[frozenset[Pair], bool], PodLabels] = {}
+        for pod, labels in pods:
+            entry = PodLabels(labels, not pod.spec.host_network)
+            found.setdefault((frozenset(labels.items()), entry.is_isolated), entry)
+        self._all = list(found.values())
+        self._by_pair: dict[Pair, list[PodLabels]] = {}
+        for entry in self._all:
+            for pair in entry.labels.items():
+                self._by_pair.setdefault(pair, []).append(entry)
+
+    def having(self, pairs: Iterable[Pair]) -> Sequence[PodLabels]:
+        """Return labels among which are all those that have certain ones."""
+        return min((self._by_pair.get(pair, []) for pair in pairs), key=len, default=self._all)
 
 
 def labels_of_namespaces(cluster: Cluster) -> dict[str, Labels]:
