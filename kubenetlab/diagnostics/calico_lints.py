@@ -13,6 +13,7 @@ from typing import Final
 from kubenetlab.api.calico.policies import (
     CALICO_POLICY_KINDS,
     DEFAULT_TIER,
+    PROTOCOLS,
     CalicoEntityRule,
     CalicoPolicy,
     CalicoRule,
@@ -21,8 +22,9 @@ from kubenetlab.api.calico.policies import (
     GlobalNetworkSet,
     NetworkSet,
     Tier,
+    port_range,
 )
-from kubenetlab.api.calico.selectors import Expression, labels_in, parse_selector
+from kubenetlab.api.calico.selectors import All, Expression, labels_in, parse_selector
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import Labels
@@ -49,6 +51,7 @@ from kubenetlab.diagnostics.calico_shadows import (
 from kubenetlab.diagnostics.model import (
     NETWORK_SET_UNUSED,
     POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SELECTS_NOTHING,
     POLICY_SHADOWED,
@@ -60,6 +63,7 @@ from kubenetlab.diagnostics.policy_pods import (
     is_given,
     listed,
     possible_pods,
+    unknown_port,
 )
 from kubenetlab.diagnostics.templates import Templates
 
@@ -110,6 +114,7 @@ def _check_policies(
                 path = ("spec", direction.lower(), index)
                 for peer_path, message in items.unmatched(policy, rule, path):
                     yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+                yield from _check_ports(policy, direction, rule, path, items)
         if decisions := shadowing(lists, policy):
             names = (decision.of.policy.title for decision in decisions)
             message = f"former policies decide about all its connections: {listed(names)}"
@@ -166,6 +171,32 @@ def _check_rules(lists: PolicyLists, each: PolicyList) -> Iterator[Diagnostic]:
             other = decision.of.title_of(decision.index).removeprefix(f"{policy.title} ")
             message = f"no connection reaches it: {other} decides about all that it matches"
             yield _advice(policy, POLICY_RULE_REDUNDANT, (*path, index), message)
+
+
+def _check_ports(
+    policy: CalicoPolicy, direction: Direction, rule: CalicoRule, path: Path, items: _Items
+) -> Iterator[Diagnostic]:
+    """Check that a destination of a rule has the named ports. Named ports are those of pods."""
+    destination = rule.destination
+    names = {
+        index: str(port) for index, port in enumerate(destination.ports) if port_range(port) is None
+    }
+    if not names or _needs_accounts(labels_in(subject_selector(policy))):
+        return
+    selector = entity_selector(destination, policy.namespace)
+    if selector is not None and _needs_accounts(labels_in(selector)):
+        return
+    first = subject_selector(policy) if direction == "Ingress" else All()
+    pods = [each for each in items.pods(first) if selector is None or selector.matches(each.labels)]
+    protocols = [
+        protocol
+        for protocol in ("TCP", "UDP", "SCTP")
+        if rule.protocol_number in (None, PROTOCOLS[protocol])
+    ]
+    for index, name in names.items():
+        if protocols and (found := unknown_port(name, protocols, pods)) is not None:
+            port_path = (*path, "destination", "ports", index)
+            yield _advice(policy, POLICY_PORT_UNKNOWN, port_path, *found)
 
 
 class _Items:

@@ -6,11 +6,8 @@ that apply to all of its pods. No advice is given about peers that a lab cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
-
-from msgspec import Struct
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.lab import Decisions
@@ -18,43 +15,45 @@ from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
 from kubenetlab.api.policies.cilium_labels import (
     CLUSTER_KEY,
-    NAMESPACE_KEY,
     identity_labels,
     is_of_pods,
     is_peer,
     is_subject,
     keys_of,
+    peer_selector,
+    subjects_selector,
 )
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumEgressDenyRule,
     CiliumEgressRule,
     CiliumPolicy,
+    CiliumPortDenyRule,
+    CiliumPortRule,
     CiliumRule,
     CiliumService,
 )
 from kubenetlab.api.policies.cilium_rules import (
     CILIUM_KINDS,
     AnyCiliumRule,
-    CiliumSection,
     cidr_rules,
+    numbers_of,
+    protocols_of,
     sections,
     specifications,
 )
 from kubenetlab.api.store import Cluster
-from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.cilium_shadows import (
-    covering_rule,
-    covers,
-    is_comparable,
-    means_nothing,
-    peer_selector,
-    subjects_selector,
+    PolicyList,
+    PolicyLists,
+    redundancy,
+    shadowing,
 )
 from kubenetlab.diagnostics.model import (
     NETWORK_SET_UNUSED,
     POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SELECTS_NOTHING,
     POLICY_SHADOWED,
@@ -62,31 +61,17 @@ from kubenetlab.diagnostics.model import (
 )
 from kubenetlab.diagnostics.policies import selector_text
 from kubenetlab.diagnostics.policy_pods import (
-    MAX_COMPARED,
     LabelIndex,
-    Pair,
-    PairIndex,
     PodLabels,
     is_given,
     labels_of_namespaces,
     listed,
     possible_pods,
+    unknown_port,
 )
-from kubenetlab.diagnostics.policy_shadows import selects_all, single_values
+from kubenetlab.diagnostics.policy_shadows import single_values
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
-
-
-class _List(Struct, frozen=True):
-    """A list of rules of a policy."""
-
-    policy: CiliumPolicy
-    section: CiliumSection
-    subjects: LabelSelector
-
-    @property
-    def title(self) -> str:
-        return f"{self.policy.title} {format_path(self.section.path)}"
 
 
 def check_cilium_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -117,8 +102,8 @@ def _check_policies(
     cluster: Cluster, templates: Templates, policies: Sequence[CiliumPolicy]
 ) -> Iterator[Diagnostic]:
     candidates = _Candidates(cluster, templates)
-    lists = _Lists(policies)
-    shadows = _shadowing(policies, lists)
+    lists = PolicyLists(policies)
+    shadows = shadowing(policies, lists)
     for policy in policies:
         if not is_given(cluster, policy):
             continue
@@ -129,7 +114,8 @@ def _check_policies(
                 path = (*each.section.path, index)
                 for peer_path, message in candidates.unmatched(policy, rule, path):
                     yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
-                if message := _redundancy(each, index, lists):
+                yield from _check_ports(each, rule, path, candidates)
+                if message := redundancy(each, index, lists):
                     yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
         if names := shadows.get(policy.title):
             message = f"it changes nothing beside other policies of the same pods: {listed(names)}"
@@ -155,6 +141,20 @@ class _Candidates:
         """Yield the labels of the pods that a selector of subjects matches."""
         found = self._index.having(single_values(subjects_selector(selector, namespace)))
         return (each for each in found if is_subject(selector, namespace, each.labels))
+
+    def destinations(self, each: PolicyList, rule: AnyCiliumRule) -> list[PodLabels]:
+        """Return the pods to which a rule is about connections; none if others are, too."""
+        namespace = each.policy.namespace
+        if each.section.direction == "Ingress":
+            return list(self.subjects(each.section.subjects, namespace))
+        if not isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+            return []
+        return [
+            found
+            for selector in rule.to_endpoints or ()
+            for found in self._index.having(single_values(peer_selector(selector, namespace)))
+            if is_peer(selector, namespace, found.labels)
+        ]
 
     def _has_peer(self, selector: LabelSelector, namespace: str) -> bool:
         """Return True if a selector of peers matches a pod."""
@@ -240,131 +240,20 @@ def _check_subject(
     yield _advice(policy, POLICY_SELECTS_NOTHING, (*path, "endpointSelector"), message)
 
 
-class _Lists:
-    """Lists of rules of all policies, by the labels that their subjects must have."""
-
-    def __init__(self, policies: Sequence[CiliumPolicy]) -> None:
-        self._of_policies: dict[str, list[_List]] = {}
-        self._index: PairIndex[_List] = PairIndex()
-        for policy in policies:
-            own = self._of_policies.setdefault(policy.title, [])
-            for section in sections(policy):
-                subjects = subjects_selector(section.subjects, policy.namespace)
-                own.append(_List(policy, section, subjects))
-                self._index.add(_pairs(subjects), own[-1])
-
-    def of(self, policy: CiliumPolicy) -> Sequence[_List]:
-        """Return the lists of a policy."""
-        return self._of_policies[policy.title]
-
-    def containing(self, each: _List, is_wanted: Callable[[_List], bool]) -> Iterator[_List]:
-        """Yield lists of the same direction whose subjects contain those of a list."""
-        found = (
-            other
-            for other in self._index.matching(_pairs(each.subjects))
-            if other.section.direction == each.section.direction
-            and is_wanted(other)
-            and selects_all(other.subjects, each.subjects)
-        )
-        return islice(found, MAX_COMPARED)
-
-
-def _pairs(subjects: LabelSelector) -> list[Pair]:
-    """Return the labels that a selector requires, those of pods before the namespace."""
-    return sorted(single_values(subjects), key=lambda pair: pair[0] == NAMESPACE_KEY)
-
-
-def _redundancy(each: _List, index: int, lists: _Lists) -> str:
-    """Return the reason why a rule has no effect; empty if it may have one."""
-    section, rule = each.section, each.section.rules[index]
-    if means_nothing(rule) or not is_comparable(rule):
-        return ""
-    number = covering_rule(section.rules, each.policy.namespace, index)
-    if number is not None:
-        other_rule = format_path((*section.path, number))
-        if section.is_deny:
-            return f"it denies nothing that {other_rule} does not deny"
-        return f"it allows nothing that {other_rule} does not allow"
-    if not section.is_deny:
-        for other in lists.containing(each, lambda other: other.section.is_deny):
-            number = _number_of(other, each.policy, rule)
-            if number is not None:
-                where = format_path((*other.section.path, number))
-                if other.policy is not each.policy:
-                    where = f"{other.policy.title} {where}"
-                return f"it has no effect: {where} denies all that it allows"
-    return ""
-
-
-def _number_of(each: _List, policy: CiliumPolicy, rule: AnyCiliumRule) -> int | None:
-    """Return the number of the first rule of a list that contains a rule of a policy."""
-    return next(
-        (
-            number
-            for number, candidate in enumerate(each.section.rules)
-            if covers(candidate, each.policy.namespace, rule, policy.namespace)
-        ),
-        None,
-    )
-
-
-def _shadowing(policies: Sequence[CiliumPolicy], lists: _Lists) -> dict[str, list[str]]:
-    """Return titles of policies without effect, each with the titles of those that replace it.
-
-    Of two equal policies, the later one is redundant. Policies without rules are left out: they
-    isolate pods that do not exist yet.
-    """
-    result: dict[str, list[str]] = {}
-    for policy in reversed(policies):
-        own = lists.of(policy)
-        has_nodes = any(rule.node_selector is not None for _, rule in specifications(policy))
-        if has_nodes or not any(each.section.rules for each in own):
-            continue
-        replacing: list[str] = []
-        for each in own:
-            found = _replacing(each, lists, result)
-            if found is None:
-                break
-            replacing += found
-        else:
-            if replacing:
-                result[policy.title] = list(dict.fromkeys(replacing))
-    return result
-
-
-def _replacing(each: _List, lists: _Lists, redundant: dict[str, list[str]]) -> list[str] | None:
-    """Return titles of policies that make a list redundant; None if it may have an effect."""
-
-    def is_other(other: _List) -> bool:
-        return other.policy is not each.policy and other.policy.title not in redundant
-
-    section = each.section
-    result: list[str] = []
-    if section.isolates:
-        isolating = lists.containing(each, lambda other: is_other(other) and other.section.isolates)
-        if (first := next(isolating, None)) is None:
-            return None
-        result.append(first.policy.title)
-    candidates: list[_List] | None = None
-    for rule in section.rules:
-        if means_nothing(rule):
-            continue
-        if candidates is None:
-            # A rule that denies makes one that allows redundant as well.
-            candidates = list(
-                lists.containing(
-                    each,
-                    lambda other: is_other(other) and other.section.is_deny >= section.is_deny,
-                )
-            )
-        other = next(
-            (other for other in candidates if _number_of(other, each.policy, rule) is not None),
-            None,
-        )
-        if other is None:
-            return None
-        result.append(other.policy.title)
-    return result
+def _check_ports(
+    each: PolicyList, rule: AnyCiliumRule, path: Path, candidates: _Candidates
+) -> Iterator[Diagnostic]:
+    """Check that a destination of a rule has the named ports."""
+    to_ports: Sequence[CiliumPortRule | CiliumPortDenyRule] = rule.to_ports
+    for number, entry in enumerate(to_ports):
+        for place, port in enumerate(entry.ports):
+            if numbers_of(port) is not None:
+                continue
+            destinations = candidates.destinations(each, rule)
+            found = unknown_port(port.port.lower(), protocols_of(port), destinations)
+            if found is not None:
+                port_path = (*path, "toPorts", number, "ports", place, "port")
+                yield _advice(each.policy, POLICY_PORT_UNKNOWN, port_path, *found)
 
 
 def _advice(policy: CiliumPolicy, code: str, path: Path, message: str, *hints: str) -> Diagnostic:

@@ -6,19 +6,18 @@ Rules about requests, TLS or authentication are compared with none: they may hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT
-from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement
+from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cilium_labels import (
     NAMESPACE_KEY,
-    is_of_pods,
-    names_namespace,
-    requirements,
+    peer_selector,
     reserved_peers,
-    split_key,
+    subjects_selector,
 )
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumCIDRRule,
@@ -26,12 +25,14 @@ from kubenetlab.api.policies.cilium_network_policy import (
     CiliumEgressRule,
     CiliumFQDNSelector,
     CiliumIngressRule,
+    CiliumPolicy,
     CiliumPortProtocol,
     CiliumPortRule,
     CiliumService,
 )
 from kubenetlab.api.policies.cilium_rules import (
     AnyCiliumRule,
+    CiliumSection,
     has_peers,
     has_traffic,
     icmp_fields,
@@ -39,10 +40,14 @@ from kubenetlab.api.policies.cilium_rules import (
     numbers_of,
     ports,
     protocols_of,
+    sections,
+    specifications,
 )
 from kubenetlab.api.policies.network_policy import IPBlock
+from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.values import ip
-from kubenetlab.diagnostics.policy_shadows import has_block, selects_all
+from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
+from kubenetlab.diagnostics.policy_shadows import has_block, selects_all, single_values
 
 
 class Entity(Struct, frozen=True):
@@ -81,47 +86,6 @@ _PARTS = {
     "cluster": ("host", "remote-node", "kube-apiserver"),
 }
 """Entity → entities whose peers it has as well."""
-
-
-def subjects_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
-    """Return a selector of subjects as requirements of plain keys, with the namespace.
-
-    namespace: that of the policy; empty for all namespaces.
-    """
-    found = _plain(selector)
-    if not namespace:
-        return found
-    own = LabelSelectorRequirement(NAMESPACE_KEY, "In", (namespace,))
-    labels = {split_key(key)[1] for key in selector.match_labels}
-    others = (
-        each
-        for each in found.match_expressions
-        if not (each.key == NAMESPACE_KEY and NAMESPACE_KEY in labels)
-    )
-    return LabelSelector(match_expressions=(*others, own))
-
-
-def peer_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
-    """Return a selector of peers as requirements of plain keys, with the namespace if implied."""
-    found = _plain(selector)
-    if not namespace or names_namespace(selector):
-        return found
-    own = LabelSelectorRequirement(NAMESPACE_KEY, "In", (namespace,))
-    return LabelSelector(match_expressions=(*found.match_expressions, own))
-
-
-def _plain(selector: LabelSelector) -> LabelSelector:
-    """Return a selector with one key for each label of pods, whatever source its keys name."""
-    return LabelSelector(
-        match_expressions=tuple(
-            LabelSelectorRequirement(
-                split_key(each.key)[1] if is_of_pods(split_key(each.key)[0]) else each.key,
-                each.operator,
-                each.values,
-            )
-            for each in requirements(selector)
-        )
-    )
 
 
 def is_comparable(rule: AnyCiliumRule) -> bool:
@@ -265,3 +229,146 @@ def covering_rule(rules: Sequence[AnyCiliumRule], namespace: str, index: int) ->
         ):
             return number
     return None
+
+
+class PolicyList(Struct, frozen=True):
+    """A list of rules of a policy."""
+
+    policy: CiliumPolicy
+    section: CiliumSection
+    subjects: LabelSelector
+
+    @property
+    def title(self) -> str:
+        return f"{self.policy.title} {format_path(self.section.path)}"
+
+
+class PolicyLists:
+    """Lists of rules of all policies, by the labels that their subjects must have."""
+
+    def __init__(self, policies: Sequence[CiliumPolicy]) -> None:
+        self._of_policies: dict[str, list[PolicyList]] = {}
+        self._index: PairIndex[PolicyList] = PairIndex()
+        for policy in policies:
+            own = self._of_policies.setdefault(policy.title, [])
+            for section in sections(policy):
+                subjects = subjects_selector(section.subjects, policy.namespace)
+                own.append(PolicyList(policy, section, subjects))
+                self._index.add(_pairs(subjects), own[-1])
+
+    def of(self, policy: CiliumPolicy) -> Sequence[PolicyList]:
+        """Return the lists of a policy."""
+        return self._of_policies[policy.title]
+
+    def containing(
+        self, each: PolicyList, is_wanted: Callable[[PolicyList], bool]
+    ) -> Iterator[PolicyList]:
+        """Yield lists of the same direction whose subjects contain those of a list."""
+        found = (
+            other
+            for other in self._index.matching(_pairs(each.subjects))
+            if other.section.direction == each.section.direction
+            and is_wanted(other)
+            and selects_all(other.subjects, each.subjects)
+        )
+        return islice(found, MAX_COMPARED)
+
+
+def _pairs(subjects: LabelSelector) -> list[Pair]:
+    """Return the labels that a selector requires, those of pods before the namespace."""
+    return sorted(single_values(subjects), key=lambda pair: pair[0] == NAMESPACE_KEY)
+
+
+def redundancy(each: PolicyList, index: int, lists: PolicyLists) -> str:
+    """Return the reason why a rule has no effect; empty if it may have one."""
+    section, rule = each.section, each.section.rules[index]
+    if means_nothing(rule) or not is_comparable(rule):
+        return ""
+    number = covering_rule(section.rules, each.policy.namespace, index)
+    if number is not None:
+        other_rule = format_path((*section.path, number))
+        if section.is_deny:
+            return f"it denies nothing that {other_rule} does not deny"
+        return f"it allows nothing that {other_rule} does not allow"
+    if not section.is_deny:
+        for other in lists.containing(each, lambda other: other.section.is_deny):
+            number = _number_of(other, each.policy, rule)
+            if number is not None:
+                where = format_path((*other.section.path, number))
+                if other.policy is not each.policy:
+                    where = f"{other.policy.title} {where}"
+                return f"it has no effect: {where} denies all that it allows"
+    return ""
+
+
+def _number_of(each: PolicyList, policy: CiliumPolicy, rule: AnyCiliumRule) -> int | None:
+    """Return the number of the first rule of a list that contains a rule of a policy."""
+    return next(
+        (
+            number
+            for number, candidate in enumerate(each.section.rules)
+            if covers(candidate, each.policy.namespace, rule, policy.namespace)
+        ),
+        None,
+    )
+
+
+def shadowing(policies: Sequence[CiliumPolicy], lists: PolicyLists) -> dict[str, list[str]]:
+    """Return titles of policies without effect, each with the titles of those that replace it.
+
+    Of two equal policies, the later one is redundant. Policies without rules are left out: they
+    isolate pods that do not exist yet.
+    """
+    result: dict[str, list[str]] = {}
+    for policy in reversed(policies):
+        own = lists.of(policy)
+        has_nodes = any(rule.node_selector is not None for _, rule in specifications(policy))
+        if has_nodes or not any(each.section.rules for each in own):
+            continue
+        replacing: list[str] = []
+        for each in own:
+            found = _replacing(each, lists, result)
+            if found is None:
+                break
+            replacing += found
+        else:
+            if replacing:
+                result[policy.title] = list(dict.fromkeys(replacing))
+    return result
+
+
+def _replacing(
+    each: PolicyList, lists: PolicyLists, redundant: dict[str, list[str]]
+) -> list[str] | None:
+    """Return titles of policies that make a list redundant; None if it may have an effect."""
+
+    def is_other(other: PolicyList) -> bool:
+        return other.policy is not each.policy and other.policy.title not in redundant
+
+    section = each.section
+    result: list[str] = []
+    if section.isolates:
+        isolating = lists.containing(each, lambda other: is_other(other) and other.section.isolates)
+        if (first := next(isolating, None)) is None:
+            return None
+        result.append(first.policy.title)
+    candidates: list[PolicyList] | None = None
+    for rule in section.rules:
+        if means_nothing(rule):
+            continue
+        if candidates is None:
+            # A rule that denies makes one that allows redundant as well.
+            candidates = list(
+                lists.containing(
+                    each,
+                    lambda other: is_other(other) and other.section.is_deny >= section.is_deny,
+                )
+            )
+        other = next(
+            (other for other in candidates if _number_of(other, each.policy, rule) is not None),
+            None,
+        )
+        if other is None:
+            return None
+        result.append(other.policy.title)
+    return result

@@ -12,10 +12,13 @@ from kubenetlab.api.meta import Labels, ObjectMeta, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.templates import Templates
+from kubenetlab.errors import did_you_mean
 
 T = TypeVar("T")
 Pair = tuple[str, str]
 """Label and value."""
+NamedPort = tuple[str, str]
+"""Protocol and name of a port."""
 MAX_COMPARED: Final = 50
 """Number of policies of the same pods with which a policy is compared."""
 _NAMED: Final = 3
@@ -46,6 +49,8 @@ class PodLabels(Struct, frozen=True):
     labels: Labels
     is_isolated: bool
     """False for pods with hostNetwork, to which no policy applies."""
+    ports: frozenset[NamedPort]
+    """Ports with names."""
 
 
 class LabelIndex:
@@ -53,10 +58,16 @@ class LabelIndex:
 
     def __init__(self, pods: Iterable[tuple[Pod, Labels]]) -> None:
         """Prepare the index of pods with the labels that policies see."""
-        found: dict[tuple[frozenset[Pair], bool], PodLabels] = {}
+        found: dict[tuple[frozenset[Pair], bool, frozenset[NamedPort]], PodLabels] = {}
         for pod, labels in pods:
-            entry = PodLabels(labels, not pod.spec.host_network)
-            found.setdefault((frozenset(labels.items()), entry.is_isolated), entry)
+            ports = frozenset(
+                (port.protocol, port.name)
+                for container in pod.spec.long_running_containers
+                for port in container.ports
+                if port.name
+            )
+            entry = PodLabels(labels, not pod.spec.host_network, ports)
+            found.setdefault((frozenset(labels.items()), entry.is_isolated, ports), entry)
         self._all = list(found.values())
         self._by_pair: dict[Pair, list[PodLabels]] = {}
         for entry in self._all:
@@ -66,6 +77,26 @@ class LabelIndex:
     def having(self, pairs: Iterable[Pair]) -> Sequence[PodLabels]:
         """Return labels among which are all those that have certain ones."""
         return min((self._by_pair.get(pair, []) for pair in pairs), key=len, default=self._all)
+
+
+def unknown_port(
+    name: str, protocols: Sequence[str], destinations: Sequence[PodLabels]
+) -> tuple[str, str] | None:
+    """Return a message and a hint if no destination has a port of a name, else None.
+
+    Without destinations nothing is known about their ports.
+    """
+    declared = sorted(
+        {known for each in destinations for protocol, known in each.ports if protocol in protocols}
+    )
+    if not destinations or name in declared:
+        return None
+    of_protocol = f"{protocols[0]} " if len(protocols) == 1 else ""
+    guess = did_you_mean(name, declared)
+    return (
+        f"no destination has a {of_protocol}port named {name}{guess}",
+        f"names of their {of_protocol}ports: {', '.join(declared) or 'none'}",
+    )
 
 
 def labels_of_namespaces(cluster: Cluster) -> dict[str, Labels]:

@@ -140,6 +140,47 @@ def _matches(selector: LabelSelector, labels: Labels) -> bool:
     return selector.matches(sourced)
 
 
+def subjects_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
+    """Return a selector of subjects as requirements of plain keys, with the namespace.
+
+    namespace: that of the policy; empty for all namespaces.
+    """
+    found = _with_plain_keys(selector)
+    if not namespace:
+        return found
+    own = LabelSelectorRequirement(NAMESPACE_KEY, "In", (namespace,))
+    labels = {split_key(key)[1] for key in selector.match_labels}
+    others = (
+        each
+        for each in found.match_expressions
+        if not (each.key == NAMESPACE_KEY and NAMESPACE_KEY in labels)
+    )
+    return LabelSelector(match_expressions=(*others, own))
+
+
+def peer_selector(selector: LabelSelector, namespace: str) -> LabelSelector:
+    """Return a selector of peers as requirements of plain keys, with the namespace if implied."""
+    found = _with_plain_keys(selector)
+    if not namespace or names_namespace(selector):
+        return found
+    own = LabelSelectorRequirement(NAMESPACE_KEY, "In", (namespace,))
+    return LabelSelector(match_expressions=(*found.match_expressions, own))
+
+
+def _with_plain_keys(selector: LabelSelector) -> LabelSelector:
+    """Return a selector with one key for each label of pods, whatever source its keys name."""
+    return LabelSelector(
+        match_expressions=tuple(
+            LabelSelectorRequirement(
+                split_key(each.key)[1] if is_of_pods(split_key(each.key)[0]) else each.key,
+                each.operator,
+                each.values,
+            )
+            for each in requirements(selector)
+        )
+    )
+
+
 def matches_host_name(match_name: str, match_pattern: str, name: str) -> bool:
     """Return True if a selector of DNS names, which has one of two fields, matches a name."""
     name = _plain(name)

@@ -19,6 +19,7 @@ from kubenetlab.diagnostics.model import (
     ADVICE,
     NETWORK_SET_UNUSED,
     POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SELECTS_NOTHING,
     POLICY_SHADOWED,
@@ -116,6 +117,32 @@ def test_ends_at_which_nothing_is(conditions: str, is_reported: bool) -> None:
     rule = policy(f"ingress: [{{action: Allow, {conditions}}}]")
     found = codes(SET % "GlobalNetworkSet" + use + rule)
     assert found == ([(POLICY_PEER_UNMATCHED, "spec.ingress[0].source")] if is_reported else [])
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_reported"),
+    [
+        ("ingress: [{action: Allow, destination: {ports: [http]}}]", False),
+        ("ingress: [{action: Allow, protocol: TCP, destination: {ports: [80, htpp]}}]", True),
+        ("ingress: [{action: Allow, protocol: UDP, destination: {ports: [http]}}]", True),
+        ("ingress: [{action: Allow, protocol: TCP, destination: {notPorts: [htpp]}}]", False),
+        (
+            "egress: [{action: Allow, protocol: TCP, destination:"
+            " {selector: app == 'absent', ports: [dns]}}]",
+            False,
+        ),
+        ("egress: [{action: Allow, protocol: TCP, destination: {ports: [http]}}]", False),
+    ],
+)
+def test_named_ports_that_no_destination_has(spec: str, is_reported: bool) -> None:
+    """Without a destination nothing is known about its ports."""
+    pod = main(", ports: [{name: http, containerPort: 80}]")
+    found = [
+        each
+        for each in diagnostics_of(pod + policy(spec), CALICO)
+        if each.code == POLICY_PORT_UNKNOWN
+    ]
+    assert bool(found) == is_reported, found
 
 
 @pytest.mark.parametrize("kind", ["NetworkSet", "GlobalNetworkSet"])
@@ -292,7 +319,21 @@ def removed(cluster: Cluster, diagnostic: Diagnostic) -> Cluster:
     if len(path) < 2 or path[1] == "selector":
         return cluster.with_changes([Delete(kind, diagnostic.namespace, diagnostic.name)])
     assert isinstance(obj, CalicoNetworkPolicy | GlobalNetworkPolicy)
+    if diagnostic.code == POLICY_PORT_UNKNOWN:
+        return cluster.with_changes([without_port(obj, str(path[1]), int(path[2]), int(path[5]))])
     return cluster.with_changes([without(obj, str(path[1]), path[2:3])])
+
+
+def without_port(obj: CalicoPolicy, field: str, index: int, port: int) -> CalicoPolicy:
+    """Return a policy without a port of a rule, or without the rule if it has no other."""
+    rules = list(getattr(obj.spec, field))
+    ports = list(rules[index].destination.ports)
+    del ports[port]
+    if not ports:
+        return without(obj, field, (index,))
+    destination = structs.replace(rules[index].destination, ports=tuple(ports))
+    rules[index] = structs.replace(rules[index], destination=destination)
+    return structs.replace(obj, spec=structs.replace(obj.spec, **{field: tuple(rules)}))
 
 
 def without(obj: CalicoPolicy, field: str, index: tuple[str | int, ...]) -> CalicoPolicy:

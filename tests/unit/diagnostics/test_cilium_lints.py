@@ -21,6 +21,7 @@ from kubenetlab.diagnostics.model import (
     ADVICE,
     NETWORK_SET_UNUSED,
     POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SELECTS_NOTHING,
     POLICY_SHADOWED,
@@ -105,6 +106,29 @@ def test_peers_that_match_nothing(rule: str, path: str) -> None:
     use = policy("egress: [{toCIDRSet: [{cidrGroupRef: partners}]}]", "use")
     found = codes(GROUP + use + policy(f"ingress: [{{{rule}}}]"))
     assert found == ([(POLICY_PEER_UNMATCHED, f"spec.ingress[0].{path}")] if path else [])
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_reported"),
+    [
+        ("ingress: [{toPorts: [{ports: [{port: HTTP, protocol: TCP}]}]}]", False),
+        ("ingress: [{toPorts: [{ports: [{port: http, protocol: UDP}]}]}]", True),
+        ("ingress: [{toPorts: [{ports: [{port: htpp}]}]}]", True),
+        ("egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: http}]}]}]", False),
+        ("egress: [{toEndpoints: [{}], toPorts: [{ports: [{port: dns}]}]}]", True),
+        ("egress: [{toEntities: [all], toPorts: [{ports: [{port: dns}]}]}]", False),
+    ],
+)
+def test_named_ports_that_no_destination_has(rule: str, is_reported: bool) -> None:
+    """Ports of peers other than pods by labels are unknown."""
+    pod = main(", ports: [{name: http, containerPort: 80}]")
+    found = [
+        (each.code, each.message.partition(";")[0])
+        for each in diagnostics_of(pod + policy(rule), CILIUM)
+        if each.code == POLICY_PORT_UNKNOWN
+    ]
+    assert bool(found) == is_reported, found
+    assert all(message.startswith("no destination has a ") for _, message in found)
 
 
 def test_services_that_do_not_exist() -> None:
@@ -270,7 +294,13 @@ def without(obj: CiliumPolicy, path: Path) -> Resource:
         rules = list(getattr(spec, field))
         rule, number = rules[int(inner[1])], int(inner[1])
         rules[number] = type(rule)()
-        if len(inner) > 2:
+        if len(inner) > 2 and inner[2] == "toPorts":
+            entries = list(rule.to_ports)
+            ports = list(entries[int(inner[3])].ports)
+            del ports[int(inner[5])]
+            entries[int(inner[3])] = structs.replace(entries[int(inner[3])], ports=tuple(ports))
+            rules[number] = structs.replace(rule, to_ports=tuple(entries))
+        elif len(inner) > 2:
             peers = {"Endpoints": "endpoints", "CIDRSet": "cidr_set", "Services": "services"}
             prefix, name = ("from", "to")[str(inner[2]).startswith("to")], str(inner[2])
             attribute = f"{prefix}_{peers[name.removeprefix(prefix)]}"
