@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -222,7 +223,8 @@ class Client:
         exchange = Exchange("GET", target, {}, is_stream=True)
         refusal = b""
         with self._connect() as connection:
-            connection.sendall(exchange.request_bytes)
+            with suppress(ConnectionError):  # the first `recv` reports it as well
+                connection.sendall(exchange.request_bytes)
             while not exchange.is_complete:
                 if deadline is not None:
                     if (left_s := deadline - time.monotonic()) <= 0:

@@ -179,7 +179,7 @@ def test_up_survives_a_kill_of_the_agent_while_it_waits(lab: Lab) -> None:
     os.kill(lab.inspected["agent_pid"], signal.SIGKILL)
     out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 1
-    assert "Readiness probe failed: dial tcp 10.244.1.2:1: connect: connection refused" in err
+    assert "Readiness probe failed: dial tcp 10.244.1.2:1: connect: connection refused" in err, out
     assert "9 of 10 pods ready" in out
 
 

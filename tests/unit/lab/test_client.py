@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -52,3 +53,13 @@ def test_a_process_that_reuses_the_pid_of_init_is_not_killed(
         Client("any").open_init()
     assert not Client("any").kill()
     assert open_descriptors() == before
+
+
+def test_a_stream_of_an_agent_that_dies_before_it_reads_the_request_is_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller asks its successor. As a BrokenPipeError, it would end a command silently."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setattr(Client, "_connect", lambda client: ours)
+    assert list(Client("any").stream("/any")) == []
