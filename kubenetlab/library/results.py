@@ -274,7 +274,7 @@ class CheckResult(Struct, frozen=True, kw_only=True):
         """Return what makes the result true or false, for assertions of tests."""
         doubts = [each for each in self.diagnostics if not each.accepted]
         parts = [
-            f"{len(self.rows)} checks, {len(self.failures)} of them fail",
+            f"{len(self.failures)} of {len(self.rows)} checks fail",
             *(
                 f"{row.place or row.table}: {row.source} → {row.target}: expected {row.expected}, "
                 f"found {row.outcome}{_because(row.policies)}"

@@ -128,6 +128,8 @@ def test_requests_on_layer_7_fail_a_check(lab: Lab) -> None:
     lab.up(CILIUM + PODS + policy("web", http))
     assert (reached(lab, "stranger"), reached(lab, "shop/friend")) == ([False] * 2, [True] * 2)
     assert "rules.http" in lab.run("check", status=1).out
+    described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
+    assert "Not Enforced:\n  spec.ingress[0].toPorts[0].rules.http: not enforced" in described
 
 
 def test_groups_of_ranges_take_effect_when_they_change(lab: Lab) -> None:

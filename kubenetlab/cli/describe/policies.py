@@ -43,7 +43,7 @@ def describe_network_policy(client: Client, document: JsonMapping) -> None:
 
     meta = document["metadata"]
     inspected = client.inspect()
-    print_field("Enforced By", _engine(client, document, inspected))
+    _print_engine(client, document, inspected)
     objects = policy_objects(client)
     policy = objects.cluster.get(NetworkPolicy, meta["namespace"], meta["name"])
     if policy is None:
@@ -69,7 +69,7 @@ def describe_tier_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.observe.policies.peers import PolicyMembers, named
 
     inspected = client.inspect()
-    print_field("Enforced By", _engine(client, document, inspected))
+    _print_engine(client, document, inspected)
     objects = policy_objects(client)
     key = document["kind"], document["metadata"]["name"]
     policies = (policy for kind in TIER_KINDS for policy in objects.cluster.all(kind))
@@ -95,7 +95,7 @@ def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.observe.policies.peers import PolicyMembers, named
 
     inspected = client.inspect()
-    print_field("Enforced By", _engine(client, document, inspected))
+    _print_engine(client, document, inspected)
     objects = policy_objects(client)
     meta = document["metadata"]
     key = document["kind"], meta.get("namespace", ""), meta["name"]
@@ -149,7 +149,7 @@ def describe_calico_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.observe.policies.peers import PolicyMembers, named
 
     inspected = client.inspect()
-    print_field("Enforced By", _engine(client, document, inspected))
+    _print_engine(client, document, inspected)
     objects = policy_objects(client)
     meta = document["metadata"]
     kind = next(each for each in CALICO_POLICY_KINDS if each is writable(document))
@@ -168,28 +168,46 @@ def describe_calico_policy(client: Client, document: JsonMapping) -> None:
     print_data({key: each for key, each in document["spec"].items() if key != "selector"}, "yaml")
 
 
-def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str:
-    """Return the engine that enforces a policy, or that none does, with the reason."""
-    from kubenetlab.api.kinds import qualified_kind
-    from kubenetlab.cli.policies import nodes_with_former_policies
+def _print_engine(client: Client, document: JsonMapping, inspected: Inspection) -> None:
+    """Print the engine that enforces a policy, and the parts of it that none enforces."""
+    from kubenetlab.api.kinds import qualified_kind, writable
+    from kubenetlab.api.text.decode import format_path
+    from kubenetlab.cli.labs.diagnostics import decode
     from kubenetlab.diagnostics import NOT_ENFORCED
 
-    meta = document["metadata"]
-    hints = [
-        item["hints"]
-        for item in client.diagnostics()
-        if (item["code"], item["kind"], item["name"])
-        == (NOT_ENFORCED, qualified_kind(document), meta["name"])
-        and (item["namespace"] or "default") == meta.get("namespace", "default")
-        and not item["path"]
+    meta, kind = document["metadata"], writable(document)
+    kinds = (qualified_kind(document), kind.kind if kind is not None else "")
+    own = [
+        each
+        for each in decode(client.diagnostics())
+        if each.code == NOT_ENFORCED
+        and each.kind in kinds
+        and (each.namespace or "default", each.name)
+        == (meta.get("namespace", "default"), meta["name"])
     ]
-    if not hints:
-        engine = inspected.get("policy_engine", "none")
-        if outdated := nodes_with_former_policies(inspected):
-            nodes = f"nodes without agent have former policies: {', '.join(outdated)}"
-            return f"{engine}; {paint(nodes, WARNING)}"
-        return engine
-    return paint("; ".join(("nothing", *hints[0])), WARNING)
+    hints = next((each.hints for each in own if not each.path), None)
+    print_field("Enforced By", _engine(hints, inspected))
+    parts = [f"{format_path(each.path)}: {each.message}" for each in own if each.path]
+    if hints is None and parts:
+        print_heading("Not Enforced")
+        for part in parts:
+            echo(f"  {paint(part, WARNING)}")
+
+
+def _engine(hints: Sequence[str] | None, inspected: Inspection) -> str:
+    """Return the engine that enforces a policy, or that none does.
+
+    hints: reasons why no engine enforces it; None if one does.
+    """
+    from kubenetlab.cli.policies import nodes_with_former_policies
+
+    if hints is not None:
+        return paint("; ".join(("nothing", *hints)), WARNING)
+    engine = inspected.get("policy_engine", "none")
+    if outdated := nodes_with_former_policies(inspected):
+        nodes = f"nodes without agent have former policies: {', '.join(outdated)}"
+        return f"{engine}; {paint(nodes, WARNING)}"
+    return engine
 
 
 class _Rules:

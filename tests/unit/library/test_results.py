@@ -48,7 +48,7 @@ def test_a_check_is_true_if_its_expectations_hold() -> None:
 def test_a_check_explains_itself() -> None:
     """Assertions of pytest show the first failures, and the objects that are not enforced."""
     assert repr(CheckResult(ok=True, rows=(ROW,) * 5, diagnostics=(UNENFORCED,))) == (
-        "5 checks, 5 of them fail; "
+        "5 of 5 checks fail; "
         + "expect.yaml:3: default/a → default/b:80/TCP: expected deny, found answer "
         "(NetworkPolicy default/b rule 0 allows ingress); "
         * 3
