@@ -11,13 +11,16 @@ from collections.abc import Iterator
 
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.lab import Decisions
+from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import (
     RESERVED,
     identity_labels,
+    is_inherited,
     is_subject,
     requirements,
     split_key,
+    subjects_selector,
 )
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumEgressDenyRule,
@@ -39,6 +42,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.policy_shadows import single_values
 from kubenetlab.diagnostics.templates import Templates
 
 _CLUSTER = "not enforced by this lab, although in a cluster"
@@ -97,10 +101,15 @@ def _subjects(cluster: Cluster, policy: CiliumPolicy, rule: CiliumRule) -> tuple
     if rule.endpoint_selector is None:
         return ()
     labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    selector = subjects_selector(rule.endpoint_selector, policy.namespace)
+    # Most pods lack a label of the selector, so that the rest of their identity does not matter.
+    own = {key: value for key, value in single_values(selector) if not is_inherited(key)}
     return tuple(
         pod.full_name
         for pod in cluster.all(Pod)
-        if not pod.spec.host_network
+        if policy.namespace in ("", pod.namespace)
+        and matches_labels(own, pod.labels)
+        and not pod.spec.host_network
         and is_subject(
             rule.endpoint_selector,
             policy.namespace,

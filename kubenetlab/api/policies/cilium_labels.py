@@ -54,6 +54,13 @@ def identity_labels(pod: Pod, namespace_labels: Labels) -> Labels:
     return labels
 
 
+def is_inherited(key: str) -> bool:
+    """Return True for a label of an identity that is not one of the pod itself."""
+    return key in (CLUSTER_KEY, SERVICE_ACCOUNT_KEY, NAMESPACE_KEY) or key.startswith(
+        NAMESPACE_LABEL_PREFIX
+    )
+
+
 def service_account(pod: Pod) -> str:
     """Return the name of a pod's service account."""
     return str(pod.spec.service_account_name or "default")
