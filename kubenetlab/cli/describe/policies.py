@@ -172,22 +172,23 @@ def _print_engine(client: Client, document: JsonMapping, inspected: Inspection) 
     """Print the engine that enforces a policy, and the parts of it that none enforces."""
     from kubenetlab.api.kinds import qualified_kind, writable
     from kubenetlab.api.text.decode import format_path
-    from kubenetlab.cli.labs.diagnostics import decode
     from kubenetlab.diagnostics import NOT_ENFORCED
 
     meta, kind = document["metadata"], writable(document)
     kinds = (qualified_kind(document), kind.kind if kind is not None else "")
     own = [
         each
-        for each in decode(client.diagnostics())
-        if each.code == NOT_ENFORCED
-        and each.kind in kinds
-        and (each.namespace or "default", each.name)
+        for each in client.diagnostics()
+        if each["code"] == NOT_ENFORCED
+        and each["kind"] in kinds
+        and (each["namespace"] or "default", each["name"])
         == (meta.get("namespace", "default"), meta["name"])
     ]
-    hints = next((each.hints for each in own if not each.path), None)
+    hints = next((each["hints"] for each in own if not each["path"]), None)
     print_field("Enforced By", _engine(hints, inspected))
-    parts = [f"{format_path(each.path)}: {each.message}" for each in own if each.path]
+    parts = [
+        f"{format_path(tuple(each['path']))}: {each['message']}" for each in own if each["path"]
+    ]
     if hints is None and parts:
         print_heading("Not Enforced")
         for part in parts:
