@@ -163,6 +163,10 @@ CLUSTER = running(store(DUAL + PODS))
 """A lab with the pods and without policies."""
 
 
+CILIUM = structs.replace(ONLINK, cni_mode="cilium", cni_options={})
+"""Decisions for a lab in the CNI mode cilium."""
+
+
 @cache
 def cilium_cluster() -> Cluster:
     """Return a lab with the same pods, at the same addresses, in the CNI mode cilium."""
@@ -206,10 +210,7 @@ def _cilium_rules(cluster: Cluster) -> list[RuleObject]:
     # Policies can name Services.
     kinds: tuple[type[Resource], ...] = (*POLICY_KINDS, Service, EndpointSlice)
     objects = [obj for kind in kinds for obj in cluster.all(kind)]
-    desired = plan(
-        cilium_cluster().with_changes(objects),
-        structs.replace(ONLINK, cni_mode="cilium", cni_options={}),
-    )
+    desired = plan(cilium_cluster().with_changes(objects), CILIUM)
     return [
         obj
         for obj in desired["node/worker"].values()

@@ -104,15 +104,18 @@ def numbers_by_labels(cluster: Cluster, cache: PlanCache) -> Mapping[Labels, int
     )
 
 
-def numbers_of(cluster: Cluster, cache: PlanCache) -> Mapping[_Key, int]:
+def numbers_of(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, int]:
     """Return the number of each pod with a link of its own, by namespace and name."""
     pods, numbers = cluster_pods(cluster, cache), numbers_by_labels(cluster, cache)
-    return cache.by_identity(
-        "identities of pods",
-        lambda: {key: numbers[pod.labels] for key, pod in pods.items()},
-        pods,
-        numbers,
-    )
+
+    def build(known: tuple[object, VersionedMap[_Key, int]] | None) -> VersionedMap[_Key, int]:
+        former = VersionedMap[_Key, int]() if known is None else known[1]
+        current = {key: numbers[pod.labels] for key, pod in pods.items()}
+        gone = (key for key in former if key not in current)
+        changes = {key: now for key, now in current.items() if former.get(key) != now}
+        return former.with_changes({**changes, **dict.fromkeys(gone)})
+
+    return cache.from_former("identities of pods", build, (pods, numbers))
 
 
 def _number(labels: Sequence[str]) -> int:

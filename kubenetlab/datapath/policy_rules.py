@@ -28,7 +28,14 @@ from kubenetlab.datapath.policy.calico import calico_objects, of_calico
 from kubenetlab.datapath.policy.cilium import of_cilium
 from kubenetlab.datapath.policy.cilium_peers import cilium_objects
 from kubenetlab.datapath.policy.identity_rules import IdentityEngine, identity_rules
-from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
+from kubenetlab.datapath.policy.members import (
+    PodGroup,
+    Pods,
+    PolicyPod,
+    groups_of_pods,
+    members,
+    policy_pods,
+)
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
 from kubenetlab.datapath.policy.tiers import addressees, in_tier
 from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
@@ -146,7 +153,11 @@ def _all(
     policies: _Policies,
     pods: Pods,
 ) -> PolicyRules:
-    entries = tuple(entry for directions in policies.values() for entry in directions)
+    entries = cache.same(
+        "isolating policies",
+        "",
+        tuple(entry for directions in policies.values() for entry in directions),
+    )
     isolated = _isolated_pods(cluster, cache, entries, pods)
     if isinstance(engine, IdentityEngine):
         return _by_identity(
@@ -179,13 +190,13 @@ def _by_identity(
     cache: PlanCache,
     isolated: _IsolatedPods,
     identities: Mapping[ObjectKey, int],
-    shared: Mapping[str, SubjectRules[RuleObject]],
-    of_nodes: Mapping[str, Mapping[ObjectKey, SubjectRules[RuleObject]]],
+    shared: VersionedMap[str, SubjectRules[RuleObject]],
+    of_nodes: Mapping[str, VersionedMap[ObjectKey, SubjectRules[RuleObject]]],
 ) -> PolicyRules:
     """Return the rules of an engine that identifies peers."""
 
-    def sets(key: object, rules: Mapping[K, SubjectRules[RuleObject]]) -> RuleSets:
-        current = cache.each(("as rules", key), lambda each: (each,), VersionedMap(rules))
+    def sets(key: object, rules: VersionedMap[K, SubjectRules[RuleObject]]) -> RuleSets:
+        current = cache.each(("as rules", key), lambda each: (each,), rules)
         return tuple(cache.follow(key, _sets, current).values())
 
     return PolicyRules(
@@ -293,7 +304,7 @@ def _isolated_pods(
     subjects = tuple(numbers)
     groups = cache.follow(
         "groups of isolated pods",
-        partial(_groups_of_pods, subjects),
+        partial(groups_of_pods, subjects),
         *(members(cache, cluster, pods, group) for group in subjects),
         given=subjects,
     )
@@ -327,31 +338,6 @@ def _as_one_value(
     entries: tuple[IsolatingPolicy, ...],
 ) -> VersionedMap[str, tuple[IsolatingPolicy, ...]]:
     return VersionedMap({"": entries})
-
-
-def _groups_of_pods(
-    subjects: tuple[PodGroup, ...],
-    former: VersionedMap[ObjectKey, tuple[PodGroup, ...]] | None,
-    *news: ChangedEntries[ObjectKey, PolicyPod],
-) -> VersionedMap[ObjectKey, tuple[PodGroup, ...]]:
-    """Return the groups of each pod, in the order of `subjects`, which `news` has, too."""
-    known = VersionedMap[ObjectKey, tuple[PodGroup, ...]]() if former is None else former
-    joined: dict[ObjectKey, set[PodGroup]] = {}
-    for group, changes in zip(subjects, news, strict=True):
-        for key, (_, pod) in changes.items():
-            of_pod = joined.setdefault(key, set(known.get(key, ())))
-            if pod is not None:
-                of_pod.add(group)
-            else:
-                of_pod.discard(group)
-    order = {group: number for number, group in enumerate(subjects)} if joined else {}
-    updated = {key: tuple(sorted(groups, key=order.__getitem__)) for key, groups in joined.items()}
-    return known.with_changes(
-        {
-            key: (before if (before := known.get(key)) == groups else groups) or None
-            for key, groups in updated.items()
-        }
-    )
 
 
 def _by_node(

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.object_map import ObjectKey
-from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.conditions import OwnNode
-from kubenetlab.datapath.policy.members import NamedPort, PodGroup, Pods, PolicyPod, members
+from kubenetlab.datapath.policy.members import (
+    PodGroup,
+    Pods,
+    groups_of_pods,
+    members,
+)
 from kubenetlab.datapath.policy.peers import (
     PeerTable,
     Ranges,
     has_every_address,
+    peer_groups,
     peer_ranges,
     peer_table,
 )
+from kubenetlab.datapath.policy.policy_sets import Isolated, IsolatedT, Sets, sets_of_pods
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
 from kubenetlab.datapath.policy.verdicts import (
     Exemption,
@@ -36,10 +42,9 @@ from kubenetlab.datapath.policy.verdicts import (
     port_verdicts,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
-T = TypeVar("T")
 Rules = SubjectRules[RuleObject]
-_DIRECTIONS: tuple[Direction, ...] = ("Egress", "Ingress")
 EVERY_OTHER = 0
 """Identity that stands for all peers without verdicts of their own."""
 
@@ -77,22 +82,23 @@ class IdentityEngine(Protocol):
         """
 
 
-class Isolated(Protocol):
-    """A pod, and the policies that isolate it."""
-
-    @property
-    def pod(self) -> PolicyPod: ...
-
-    @property
-    def policies(self) -> tuple[IsolatingPolicy, ...]: ...
-
-
 class _Inputs(Struct, frozen=True):
     """Identities that the rules of one set of policies refer to."""
 
     by_group: Mapping[PodGroup, frozenset[int]]
     by_ranges: Mapping[Ranges, frozenset[int]]
     by_name: Mapping[PortName, frozenset[tuple[int, int]]]
+
+
+class _PodRules(NamedTuple):
+    """Rules of a pod, and its node."""
+
+    node: str
+    rules: Rules
+
+
+_PodsRules = VersionedMap[ObjectKey, _PodRules]
+_OfNode = VersionedMap[ObjectKey, Rules]
 
 
 def identity_rules(
@@ -102,25 +108,34 @@ def identity_rules(
     versions: tuple[int, ...],
     entries: tuple[IsolatingPolicy, ...],
     pods: Pods,
-    isolated: Mapping[ObjectKey, Isolated],
-) -> tuple[dict[str, Rules], dict[str, dict[ObjectKey, Rules]]]:
-    """Return the rules that all nodes have, by subject, and those of each node's pods."""
+    isolated: VersionedMap[ObjectKey, IsolatedT],
+) -> tuple[VersionedMap[str, Rules], Mapping[str, _OfNode]]:
+    """Return the rules that all nodes have, by subject, and those of each node's pods.
+
+    entries: the identical tuple while no policy changes.
+    """
     numbers = numbers_of(cluster, cache)
-    of_groups = {
-        group: members(cache, cluster, pods, group)
-        for group in dict.fromkeys(
-            group for entry in entries for rule in entry.rules for group in rule.groups
-        )
-    }
+    groups = cache.by_identity("groups of peers", partial(peer_groups, entries), entries)
+    groups_by_pod = cache.follow(
+        "groups of peers by pod",
+        partial(groups_of_pods, groups),
+        *(members(cache, cluster, pods, group) for group in groups),
+        given=groups,
+    )
     tables = {
-        version: peer_table(version, entries, pods, numbers, of_groups) for version in versions
+        version: peer_table(cache, version, entries, pods, numbers, groups_by_pod)
+        for version in versions
     }
     return (
-        {
-            rules.subject: rules
-            for version, table in tables.items()
-            for rules in _shared(cache, engine, version, table)
-        },
+        cache.by_identity(
+            ("rules of peers", engine, versions),
+            lambda: VersionedMap(
+                (rules.subject, rules)
+                for version, table in tables.items()
+                for rules in _shared(cache, engine, version, table)
+            ),
+            *tables.values(),
+        ),
         _of_nodes(cluster, cache, engine, tables, numbers, isolated),
     )
 
@@ -139,30 +154,65 @@ def _of_nodes(
     cache: PlanCache,
     engine: IdentityEngine,
     tables: Mapping[int, PeerTable],
-    numbers: Mapping[ObjectKey, int],
-    isolated: Mapping[ObjectKey, Isolated],
-) -> dict[str, dict[ObjectKey, Rules]]:
-    tables = {version: _interned(cache, version, table) for version, table in tables.items()}
+    numbers: VersionedMap[ObjectKey, int],
+    isolated: VersionedMap[ObjectKey, IsolatedT],
+) -> Mapping[str, _OfNode]:
     attachments = cluster.by_key(Attachment)
-    known: dict[tuple[int, tuple[NamedPort, ...]], tuple[PolicySet, ...]] = {}
-    objects: dict[str, tuple[RuleObject, ...]] = {}
-    result: dict[str, dict[ObjectKey, Rules]] = {}
-    for key, each in isolated.items():
-        sets = cache.by_identity(("sets of policies", key), partial(_sets, each, known), each)
-        for policies in sets:
-            if policies.text not in objects:
-                objects[policies.text] = _objects(cache, engine, policies, tables)
-        shared = tuple(objects[policies.text] for policies in sets)
-        result.setdefault(each.pod.node, {})[key] = cache(
-            ("endpoint", engine, key),
-            partial(_endpoint, engine),
+    sets = cache.follow("sets of policies of pods", sets_of_pods, isolated)
+    distinct = cache.by_identity(
+        "sets of policies by text",
+        lambda: {each.text: each for of_pod in sets.values() for each in of_pod},
+        sets,
+    )
+    objects = VersionedMap(
+        (text, _objects(cache, engine, policies, tables)) for text, policies in distinct.items()
+    )
+    rules = cache.follow(
+        ("rules of endpoints", engine),
+        partial(_endpoints, engine, isolated, attachments, numbers, sets, objects),
+        objects,
+        isolated,
+        attachments,
+        numbers,
+        sets,
+    )
+    return cache.follow("rules of endpoints by node", _by_node, rules)
+
+
+def _endpoints(
+    engine: IdentityEngine,
+    isolated: Mapping[ObjectKey, Isolated],
+    attachments: Mapping[ObjectKey, Attachment],
+    numbers: Mapping[ObjectKey, int],
+    sets: Sets,
+    objects: Mapping[str, tuple[RuleObject, ...]],
+    former: _PodsRules | None,
+    changed_objects: ChangedEntries[str, object],
+    *changes_of_pods: ChangedEntries[ObjectKey, object],
+) -> _PodsRules:
+    """Return the rules of each isolated pod, computed again for those that a change concerns."""
+    changed = dict.fromkeys(key for of_map in changes_of_pods for key in of_map)
+    if changed_objects:
+        for key, several in sets.items():
+            if any(policies.text in changed_objects for policies in several):
+                changed[key] = None
+    known = _PodsRules() if former is None else former
+    changes: dict[ObjectKey, _PodRules | None] = {}
+    for key in changed:
+        if (each := isolated.get(key)) is None:
+            changes[key] = None
+            continue
+        rules = _endpoint(
+            engine,
             each.pod.full_name,
             attachments[key].host_ifname,
             numbers[key],
-            sets,
-            shared,
+            sets[key],
+            tuple(objects[policies.text] for policies in sets[key]),
         )
-    return result
+        now, before = _PodRules(each.pod.node, rules), known.get(key)
+        changes[key] = before if before == now else now
+    return known.with_changes(changes)
 
 
 def _endpoint(
@@ -178,51 +228,20 @@ def _endpoint(
     return SubjectRules(objects[0].backend, "", name, objects, tuple(unique.values()))
 
 
-def _sets(
-    isolated: Isolated, known: dict[tuple[int, tuple[NamedPort, ...]], tuple[PolicySet, ...]]
-) -> tuple[PolicySet, ...]:
-    """Return the policies of a pod in each direction.
-
-    known: those of other pods, by the identity of the policies and the ports of the pod.
-    """
-    key = id(isolated.policies), isolated.pod.named_ports
-    if key not in known:
-        found = (
-            _policy_set(direction, isolated.policies, isolated.pod.named_ports)
-            for direction in _DIRECTIONS
-        )
-        known[key] = tuple(policies for policies in found if policies is not None)
-    return known[key]
-
-
-def _policy_set(
-    direction: Direction, policies: Iterable[IsolatingPolicy], ports: tuple[NamedPort, ...]
-) -> PolicySet | None:
-    """Return the policies of a pod in one direction; None without any."""
-    own = tuple(policy for policy in policies if policy.direction == direction)
-    names = {name for policy in own for rule in policy.rules for name in rule.port_names}
-    known = {(name.name, name.protocol) for name in names} if direction == "Ingress" else set()
-    used = tuple(port for port in ports if port[:2] in known)
-    return PolicySet(direction, own, used) if own else None
-
-
-def _interned(cache: PlanCache, version: int, table: PeerTable) -> PeerTable:
-    """Return a table with the identical values as before, where they are equal."""
-
-    def same(kind: str, values: Mapping[T, frozenset[int]]) -> Mapping[T, frozenset[int]]:
-        return {key: cache((kind, version, key), _itself, now) for key, now in values.items()}
-
-    return PeerTable(
-        table.addresses,
-        table.ranges,
-        same("identities of group", table.by_group),
-        same("identities of ranges", table.by_ranges),
-        table.by_name,
-    )
-
-
-def _itself(value: T) -> T:
-    return value
+def _by_node(
+    former: Mapping[str, _OfNode] | None, news: ChangedEntries[ObjectKey, _PodRules]
+) -> Mapping[str, _OfNode]:
+    """Return the rules of each node's pods."""
+    changes: dict[str, dict[ObjectKey, Rules | None]] = {}
+    for key, (before, now) in news.items():
+        if before is not None:
+            changes.setdefault(before.node, {})[key] = None
+        if now is not None:
+            changes.setdefault(now.node, {})[key] = now.rules
+    result = dict(former or {})
+    for node, changed in changes.items():
+        result[node] = result.get(node, _OfNode()).with_changes(changed)
+    return result
 
 
 def _objects(
@@ -239,8 +258,8 @@ def _objects(
                 {group: table.by_group[group] for group in policies.groups},
                 {
                     ranges: table.by_ranges[ranges]
-                    for rule in policies.rules
-                    if rule.ranges and (ranges := peer_ranges(rule, version))
+                    for rule in policies.rules_with_ranges
+                    if (ranges := peer_ranges(rule, version))
                 },
                 {name: table.by_name[name] for name in policies.destination_names},
             ),

@@ -208,3 +208,28 @@ def _members_by_expression(
             for key, (_, pod) in changes.items()
         }
     )
+
+
+def groups_of_pods(
+    subjects: tuple[PodGroup, ...],
+    former: VersionedMap[ObjectKey, tuple[PodGroup, ...]] | None,
+    *news: ChangedEntries[ObjectKey, PolicyPod],
+) -> VersionedMap[ObjectKey, tuple[PodGroup, ...]]:
+    """Return the groups of each pod, in the order of `subjects`, which `news` has, too."""
+    known = VersionedMap[ObjectKey, tuple[PodGroup, ...]]() if former is None else former
+    joined: dict[ObjectKey, set[PodGroup]] = {}
+    for group, changes in zip(subjects, news, strict=True):
+        for key, (_, pod) in changes.items():
+            of_pod = joined.setdefault(key, set(known.get(key, ())))
+            if pod is not None:
+                of_pod.add(group)
+            else:
+                of_pod.discard(group)
+    order = {group: number for number, group in enumerate(subjects)} if joined else {}
+    updated = {key: tuple(sorted(groups, key=order.__getitem__)) for key, groups in joined.items()}
+    return known.with_changes(
+        {
+            key: (before if (before := known.get(key)) == groups else groups) or None
+            for key, groups in updated.items()
+        }
+    )

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property, partial
 from ipaddress import ip_address, ip_network
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 
 from kubenetlab.api.object_map import ObjectKey
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.common import group_digest, is_everything
-from kubenetlab.datapath.policy.members import NamedPort, PodGroup, PolicyPod
+from kubenetlab.datapath.policy.members import NamedPort, PodGroup, Pods, PolicyPod
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 FIRST_OWN: Final = 1 << 24
 """Smallest identity of an address that labels do not determine, as Cilium's local identities."""
@@ -26,6 +29,7 @@ _OWN_COUNT: Final = 1 << 24
 """Number of these identities: many more than cilium_cidr has entries, so that few get a number that
 does not follow from their own properties."""
 
+T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 Ranges = tuple[str, ...]
@@ -48,14 +52,14 @@ class PeerTable(Struct, frozen=True):
     """Name of a port → (identity, number) of the pods that have it."""
 
 
-class _Traits(Struct, frozen=True):
+class _Traits(Struct, frozen=True, dict=True):
     """Properties of an address by which policies distinguish peers."""
 
     groups: tuple[PodGroup, ...]
     ports: tuple[tuple[PortName, int], ...]
     ranges: tuple[Ranges, ...]
 
-    @property
+    @cached_property
     def text(self) -> str:
         groups = [group_digest(group) for group in self.groups]
         return repr(
@@ -63,64 +67,135 @@ class _Traits(Struct, frozen=True):
         )
 
 
+class _PodPeer(NamedTuple):
+    """One address of a pod."""
+
+    address: str
+    number: int
+    """Identity by the labels of the pod."""
+    traits: _Traits
+
+
+Groups = VersionedMap[ObjectKey, tuple[PodGroup, ...]]
+"""Groups of peers to which each pod belongs, in the order of the policies."""
+_PodPeers = VersionedMap[ObjectKey, tuple[_PodPeer, ...]]
+
+
 def peer_table(
+    cache: PlanCache,
     version: int,
-    entries: Iterable[IsolatingPolicy],
-    pods: Mapping[ObjectKey, PolicyPod],
-    numbers: Mapping[ObjectKey, int],
-    members: Mapping[PodGroup, Iterable[ObjectKey]],
+    entries: tuple[IsolatingPolicy, ...],
+    pods: Pods,
+    numbers: VersionedMap[ObjectKey, int],
+    groups: Groups,
 ) -> PeerTable:
     """Return the identities for some policies.
 
-    numbers: identities of the pods by their labels. members: pods of every group of peers.
+    Values that are equal to those of the former table are the identical objects.
+
+    entries: the identical tuple while no policy changes. numbers: identities of the pods by their
+    labels.
     """
-    entries = tuple(entries)
-    index = _RangeIndex(_peer_ranges(entries, version))
-    names = _destination_names(entries)
-    traits = {
-        address: (numbers[key], own)
-        for key, own_groups in _groups_of(pods, members).items()
-        for address in pods[key].addresses
-        if (":" in address) == (version == 6)
-        for own in (
-            _Traits(
-                own_groups,
-                tuple(_named(pods[key].named_ports, names)),
-                tuple(index.having(address)),
-            ),
+    index = cache.by_identity(
+        ("index of peers", version), partial(_PeerIndex, entries, version), entries
+    )
+    peers = cache.follow(
+        ("peers", version),
+        partial(_pod_peers, index, pods, numbers, groups),
+        pods,
+        numbers,
+        groups,
+        given=index,
+    )
+    table: PeerTable = cache.from_former(
+        ("peer table", version), partial(_table, index, peers), (index, peers)
+    )
+    return table
+
+
+class _PeerIndex:
+    """Properties by which the policies distinguish addresses of one IP version."""
+
+    def __init__(self, entries: tuple[IsolatingPolicy, ...], version: int) -> None:
+        self.version = version
+        self.groups = peer_groups(entries)
+        self.names = _destination_names(entries)
+        self.ranges = _RangeIndex(_peer_ranges(entries, version))
+        self.of_ranges = {cidr: tuple(self.ranges.covering(cidr)) for cidr in self.ranges.cidrs}
+        """Range → entries with all of its addresses."""
+        self._known: dict[_Traits, _Traits] = {}
+
+    def traits(self, pod: PolicyPod, address: str, groups: tuple[PodGroup, ...]) -> _Traits:
+        """Return the properties of an address; equal ones are the identical object."""
+        named = tuple(_named(pod.named_ports, self.names))
+        traits = _Traits(groups, named, tuple(self.ranges.having(address)))
+        return self._known.setdefault(traits, traits)
+
+
+def peer_groups(entries: Iterable[IsolatingPolicy]) -> tuple[PodGroup, ...]:
+    """Return the groups of pods that are peers of rules."""
+    return tuple(
+        dict.fromkeys(group for entry in entries for rule in entry.rules for group in rule.groups)
+    )
+
+
+def _pod_peers(
+    index: _PeerIndex,
+    pods: Pods,
+    numbers: Mapping[ObjectKey, int],
+    groups: Groups,
+    former: _PodPeers | None,
+    *news: ChangedEntries[ObjectKey, object],
+) -> _PodPeers:
+    """Return the addresses of each pod."""
+    changes: dict[ObjectKey, tuple[_PodPeer, ...] | None] = {}
+    for key in dict.fromkeys(key for changed in news for key in changed):
+        pod = pods.get(key)
+        changes[key] = (
+            None
+            if pod is None
+            else tuple(
+                _PodPeer(address, numbers[key], index.traits(pod, address, groups.get(key, ())))
+                for address in pod.addresses
+                if (":" in address) == (index.version == 6)
+            )
         )
-    }
-    own_keys = _own_keys(traits)
-    of_ranges = {cidr: tuple(index.covering(cidr)) for cidr in index.cidrs}
-    range_keys = {cidr: f"ranges {covering!r}" for cidr, covering in of_ranges.items()}
+    return (_PodPeers() if former is None else former).with_changes(changes)
+
+
+def _table(
+    index: _PeerIndex,
+    of_pods: _PodPeers,
+    known: tuple[tuple[_PeerIndex, _PodPeers], PeerTable] | None,
+) -> PeerTable:
+    addresses = [peer for of_pod in of_pods.values() for peer in of_pod]
+    own_keys = _own_keys(addresses)
+    range_keys = {cidr: f"ranges {covering!r}" for cidr, covering in index.of_ranges.items()}
     own = _numbers((*own_keys.values(), *range_keys.values()))
-    addresses = {address: own[key] for address, key in own_keys.items()}
+    identities = {address: own[key] for address, key in own_keys.items()}
     ranges = tuple(
-        (cidr, own[range_keys[cidr]]) for cidr in index.cidrs if index.single(cidr) not in addresses
+        (cidr, own[key])
+        for cidr, key in range_keys.items()
+        if index.ranges.single(cidr) not in identities
     )
-    peers = [
-        (addresses.get(address, number), properties)
-        for address, (number, properties) in traits.items()
-    ]
-    peers += [(number, _Traits((), (), of_ranges[cidr])) for cidr, number in ranges]
+    distinct = {
+        (identity, id(traits)): (identity, traits)
+        for address, number, traits in addresses
+        for identity in (identities.get(address, number),)
+    }
+    peers = [*distinct.values()]
+    peers += [(number, _Traits((), (), index.of_ranges[cidr])) for cidr, number in ranges]
+    groups = ((each, number) for number, traits in peers for each in traits.groups)
+    of_ranges = ((each, number) for number, traits in peers for each in traits.ranges)
+    names = ((name, (number, port)) for number, traits in peers for name, port in traits.ports)
+    former = known[1] if known is not None else None
     return PeerTable(
-        addresses,
+        identities,
         ranges,
-        _peers_by(members, ((each, number) for number, own in peers for each in own.groups)),
-        _peers_by(index.all, ((each, number) for number, own in peers for each in own.ranges)),
-        _peers_by(names, ((name, (number, n)) for number, own in peers for name, n in own.ports)),
+        _peers_by(index.groups, groups, former.by_group if former else {}),
+        _peers_by(index.ranges.all, of_ranges, former.by_ranges if former else {}),
+        _peers_by(index.names, names, former.by_name if former else {}),
     )
-
-
-def _groups_of(
-    pods: Mapping[ObjectKey, PolicyPod], members: Mapping[PodGroup, Iterable[ObjectKey]]
-) -> dict[ObjectKey, tuple[PodGroup, ...]]:
-    """Return the groups of every pod."""
-    groups: dict[ObjectKey, list[PodGroup]] = {key: [] for key in pods}
-    for group, keys in members.items():
-        for key in keys:
-            groups[key].append(group)
-    return {key: tuple(found) for key, found in groups.items()}
 
 
 def _destination_names(entries: Iterable[IsolatingPolicy]) -> frozenset[PortName]:
@@ -134,24 +209,34 @@ def _destination_names(entries: Iterable[IsolatingPolicy]) -> frozenset[PortName
     )
 
 
-def _own_keys(traits: Mapping[str, tuple[int, _Traits]]) -> dict[str, str]:
+def _own_keys(peers: Iterable[_PodPeer]) -> dict[str, str]:
     """Return a text for each address whose identity does not follow from labels."""
-    of_numbers: dict[int, set[_Traits]] = {}
-    for number, own in traits.values():
-        of_numbers.setdefault(number, set()).add(own)
+    of_numbers: dict[int, set[int]] = {}
+    for _, number, traits in peers:
+        of_numbers.setdefault(number, set()).add(id(traits))
     return {
-        address: f"pod {number} {own.text}"
-        for address, (number, own) in traits.items()
-        if own.ranges or len(of_numbers[number]) > 1
+        address: f"pod {number} {traits.text}"
+        for address, number, traits in peers
+        if traits.ranges or len(of_numbers[number]) > 1
     }
 
 
-def _peers_by(keys: Iterable[K], pairs: Iterable[tuple[K, V]]) -> dict[K, frozenset[V]]:
-    """Return the second parts of pairs by the first ones; a key may have none."""
+def _peers_by(
+    keys: Iterable[K], pairs: Iterable[tuple[K, V]], former: Mapping[K, frozenset[V]]
+) -> dict[K, frozenset[V]]:
+    """Return the second parts of pairs by the first ones; a key may have none.
+
+    former: earlier values, which are used again where they are equal.
+    """
     result: dict[K, set[V]] = {key: set() for key in keys}
     for key, value in pairs:
         result[key].add(value)
-    return {key: frozenset(values) for key, values in result.items()}
+    return {key: _same(frozenset(values), former.get(key)) for key, values in result.items()}
+
+
+def _same(value: T, former: T | None) -> T:
+    """Return the former value if it is equal."""
+    return former if former is not None and former == value else value
 
 
 def peer_ranges(rule: PolicyRule, version: int) -> Ranges:

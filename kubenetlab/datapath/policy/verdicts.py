@@ -67,6 +67,10 @@ class PolicySet(Struct, frozen=True, dict=True):
         return (rule for policy in self.policies for rule in policy.rules)
 
     @cached_property
+    def rules_with_ranges(self) -> tuple[PolicyRule, ...]:
+        return tuple(rule for rule in self.rules if rule.ranges)
+
+    @cached_property
     def groups(self) -> tuple[PodGroup, ...]:
         """Groups of pods that rules refer to."""
         return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))

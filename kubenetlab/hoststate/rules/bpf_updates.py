@@ -26,6 +26,8 @@ class MapUpdate(Struct, omit_defaults=True):
 
     links: list[str] = []
     """Links to which the programs are attached once they exist; empty: unload the programs."""
+    keeps_links: bool = False
+    """True if `links` and `link_entries` are those of the former update, and are left out."""
     link_entries: dict[str, tuple[str, str]] = {}
     """Link → map and key of the entry that the loader sets to the index of the link."""
     is_anew: bool = False
@@ -75,14 +77,20 @@ class BpfBackend:
 
         Entries are set in the order of their objects' ranks, and old ones are deleted afterwards.
         """
-        if not _links(old) or not _links(new):
-            remaining = former if _links(new) or not _links(old) else (self._name,)
+        if not _has_links(old) or not _has_links(new):
+            remaining = former if _has_links(new) or not _has_links(old) else (self._name,)
             return self.replacement(new, remaining)
-        old_members, new_members = changed_members(old, new, cache)
-        if old_members == new_members and _links(old) == _links(new):
+        old_members, new_members = changed_members(*_different(old, new), cache)
+        removed, added = (
+            [obj for key, obj in these.items() if obj != others.get(key)]
+            for these, others in ((old_members, new_members), (new_members, old_members))
+        )
+        before, after = _entries(removed), _entries(added)
+        keeps_links = not _has_links((*removed, *added))
+        if before == after and keeps_links:
             return ""
-        before, after = _entries(old_members.values()), _entries(new_members.values())
-        transaction = MapUpdate(_links(new), _link_entries(new))
+        links = {} if keeps_links else _link_entries(new)
+        transaction = MapUpdate([] if keeps_links else _links(new), keeps_links, links)
         transaction.set = [
             (name, key.hex(), value.hex())
             for (name, key), value in after.items()
@@ -91,11 +99,7 @@ class BpfBackend:
         transaction.delete = [
             (name, key.hex()) for name, key in reversed(before) if (name, key) not in after
         ]
-        return (
-            _text(transaction)
-            if transaction.set or transaction.delete or transaction.links != _links(old)
-            else ""
-        )
+        return _text(transaction)
 
     def replacement(self, objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
         """Return an update of all maps except those that packets fill, so that flows continue."""
@@ -105,11 +109,11 @@ class BpfBackend:
             (name, key.hex(), value.hex())
             for (name, key), value in _entries(members(objects)).items()
         ]
-        return _text(MapUpdate(links, _link_entries(objects), True, entries))
+        return _text(MapUpdate(links, False, _link_entries(objects), True, entries))
 
     def names(self, objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
         """Return the only name of this backend if there are any programs."""
-        return (self._name,) if _links(objects) else ()
+        return (self._name,) if _has_links(objects) else ()
 
     def failed_object(self, message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
         """Return the object whose map entry the message names, otherwise the programs."""
@@ -142,6 +146,22 @@ class BpfBackend:
         """
         if any(isinstance(obj, BpfObject) and obj.is_base for obj in objects):
             yield f"true 'left out: {self._note}'"
+
+
+def _different(
+    old: Sequence[Ruled], new: Sequence[Ruled]
+) -> tuple[Sequence[Ruled], Sequence[Ruled]]:
+    """Return two lists without the single objects that are in both, which are most of a node's."""
+    common = {id(obj) for obj in old}.intersection(map(id, new))
+    old, new = (
+        [obj for obj in objects if isinstance(obj, NodeRules) or id(obj) not in common]
+        for objects in (old, new)
+    )
+    return old, new
+
+
+def _has_links(objects: Iterable[Ruled]) -> bool:
+    return any(isinstance(obj, BpfObject) and obj.links for obj in objects)
 
 
 def _links(objects: Iterable[Ruled]) -> list[str]:

@@ -167,9 +167,12 @@ class RuleSet(Struct, Generic[RuleT_co], frozen=True, dict=True):
             )
         if "shared" in cached:
             counts = Counter(self.shared)
-            counts.subtract(key for rules in removed for key in rules.shared_keys)
             counts.update(key for rules in added for key in rules.shared_keys)
-            result.__dict__["shared"] = +counts
+            counts.subtract(key for rules in removed for key in rules.shared_keys)
+            for key in frozenset().union(*(rules.shared_keys for rules in removed)):
+                if not counts[key]:
+                    del counts[key]
+            result.__dict__["shared"] = counts
         return result
 
 

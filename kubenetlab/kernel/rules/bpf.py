@@ -107,9 +107,11 @@ class BpfLoader:
     def run(self, text: str) -> str:
         update = msgspec.json.decode(text, type=MapUpdate)
         try:
-            if not update.links:
+            if not update.links and not update.keeps_links:
                 self._stop()
                 return ""
+            if update.keeps_links and not self._desired_links:
+                self._desired_links = self._links_with_programs()
             loaded, new = self._programs(), entries_to_set(update)
             known = None if update.is_anew else self._desired_entries
             require_capacity(loaded, update, new, known)
@@ -120,8 +122,9 @@ class BpfLoader:
                 delete_others(loaded, name, new.get(name, {}))
             for name, key in update.delete:
                 loaded.delete(name, bytes.fromhex(key))
-            self._desired_links = frozenset(update.links)
-            self._remove_link_entries(loaded, update.link_entries)
+            if not update.keeps_links:
+                self._desired_links = frozenset(update.links)
+                self._remove_link_entries(loaded, update.link_entries)
             self._read_notifications()
             self._attach_all(is_strict=True)
             for link, index in self._attached.items() if update.is_anew else ():
@@ -300,6 +303,14 @@ class BpfLoader:
             for filter_ in self._tc.filters(index)
         }
         return self._libbpf.open_loaded(program_ids) if program_ids else None
+
+    def _links_with_programs(self) -> frozenset[str]:
+        """Return the links to which a former process attached programs. Raises ValueError."""
+        links = self._tc.links().items()
+        found = frozenset(link for link, index in links if any(self._tc.filters(index)))
+        if not found:
+            raise ValueError("no link has programs, so that they have to be loaded again")
+        return found
 
     def _attach_all(self, *, is_strict: bool) -> None:
         """Attach the programs to desired links without them; detach them from other links.

@@ -12,7 +12,7 @@ from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import ContainerReport, ProbeReport
+from kubenetlab.api.lab import ContainerReport, Decisions, ProbeReport
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers.states import ControllerStates
@@ -333,11 +333,16 @@ def test_one_cache_plans_any_branch(mode: str, edits: list[tuple[Edit, Edit]]) -
         cluster = after
 
 
-def assert_is_plan_of(cluster: Cluster, result: HostState, probes: Mapping[str, object]) -> None:
+def assert_is_plan_of(
+    cluster: Cluster,
+    result: HostState,
+    probes: Mapping[str, object],
+    decisions: Decisions = ONLINK,
+) -> None:
     """Assert that a plan and probes equal those of the same store, seen for the first time."""
     alone = Cluster.of(cluster.objects, cluster.given, cluster.revision)
-    afresh = plan(alone, ONLINK)
-    assert probes == plan_probes(alone, ONLINK, PlanCache())
+    afresh = plan(alone, decisions)
+    assert probes == plan_probes(alone, decisions, PlanCache())
     for netns, contents in afresh.namespaces.items():
         assert result[netns] == contents
         rules = [

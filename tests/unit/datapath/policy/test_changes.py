@@ -11,21 +11,24 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab.api.core import Namespace
+from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
-from tests.clusters import ONLINK, applied, settled
+from tests.clusters import ONLINK, applied, running, settled
 from tests.examples import examples
-from tests.policies import NAMES, POLICIES, with_policies
+from tests.policies import CILIUM, NAMES, POLICIES, cilium_cluster, pod, with_policies
 from tests.unit.datapath.test_changes_of_a_plan import assert_is_plan_of
 
-ENGINES = ("nftables", "iptables")
+ENGINES = ("nftables", "iptables", "ebpf")
 Edit = Callable[[Cluster], Cluster]
 
 
 def set_engine(cluster: Cluster, engine: str) -> Cluster:
+    if engine == "ebpf":
+        return cilium_cluster().with_changes(cluster.all(NetworkPolicy))
     config = cluster.config
     networking = structs.replace(config.networking, policy_engine=engine)
     return cluster.with_changes([structs.replace(config, networking=networking)])
@@ -36,12 +39,24 @@ def relabel(name: str, labels: dict[str, str]) -> Edit:
     namespace, _, short = name.partition("/")
 
     def edit(cluster: Cluster) -> Cluster:
-        pod = cluster.get(Pod, namespace, short)
-        assert pod is not None
-        metadata = structs.replace(pod.metadata, labels=labels)
-        return settled(cluster.with_changes([structs.replace(pod, metadata=metadata)]))
+        known = cluster.get(Pod, namespace, short)
+        if known is None:
+            return cluster
+        metadata = structs.replace(known.metadata, labels=labels)
+        return settled(cluster.with_changes([structs.replace(known, metadata=metadata)]))
 
     return edit
+
+
+def delete_pod(name: str) -> Edit:
+    namespace, _, short = name.partition("/")
+    return lambda cluster: settled(cluster.with_changes([Delete(Pod, namespace, short)]))
+
+
+def replace_pod(name: str, node: str) -> Edit:
+    """Delete a pod, if it exists, and add it with other labels."""
+    manifest = pod(name, ", tier: back").replace("nodeName: worker", f"nodeName: {node}")
+    return lambda cluster: running(applied(delete_pod(name)(cluster), manifest))
 
 
 def label_namespace(name: str, labels: dict[str, str]) -> Edit:
@@ -87,6 +102,13 @@ EDITS = st.one_of(
     st.builds(delete_policy, st.integers(0, 3), st.sampled_from(("default", "prod", "dev"))),
 )
 
+EDITS_OF_PODS = st.one_of(
+    EDITS,
+    st.builds(delete_pod, st.sampled_from(NAMES)),
+    st.builds(replace_pod, st.sampled_from(NAMES), st.sampled_from(("worker", "worker2"))),
+)
+"""The order of pods, and of elements of sets, depends on earlier states."""
+
 
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=examples(40))
@@ -95,13 +117,29 @@ def test_changes_lead_to_the_same_rules(
     engine: str, policies: list[dict[str, object]], edits: list[Edit]
 ) -> None:
     """Rules computed from changes equal those of a cluster that is seen for the first time."""
-    cache = PlanCache()
     cluster = set_engine(with_policies(policies), engine)
-    plan(cluster, ONLINK, cache)
+    assert_same_plans(cluster, edits, CILIUM if engine == "ebpf" else ONLINK)
+
+
+@settings(max_examples=examples(40))
+@given(
+    policies=st.lists(POLICIES, max_size=3), edits=st.lists(EDITS_OF_PODS, min_size=1, max_size=6)
+)
+def test_changed_pods_lead_to_the_same_map_entries(
+    policies: list[dict[str, object]], edits: list[Edit]
+) -> None:
+    """Pods are deleted, and replaced on another node."""
+    assert_same_plans(set_engine(with_policies(policies), "ebpf"), edits, CILIUM)
+
+
+def assert_same_plans(cluster: Cluster, edits: list[Edit], decisions: Decisions) -> None:
+    cache = PlanCache()
+    plan(cluster, decisions, cache)
     for edit in edits:
         cluster = edit(cluster)
-        result = plan(cluster, ONLINK, cache)
-        assert_is_plan_of(cluster, result, plan_probes(cluster, ONLINK, cache))
+        result = plan(cluster, decisions, cache)
+        probes = plan_probes(cluster, decisions, cache)
+        assert_is_plan_of(cluster, result, probes, decisions)
 
 
 def test_a_label_concerns_only_its_set() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.identities import numbers_of
@@ -29,6 +31,7 @@ from kubenetlab.hoststate.rules.cilium_policies import (
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.observe.policies.evaluator import Evaluator
+from kubenetlab.versioned import VersionedMap
 from tests.clusters import applied, running
 from tests.examples import examples
 from tests.policies import POLICIES, TRAFFIC, cilium_cluster, node_rules, pod, with_policies
@@ -41,9 +44,9 @@ FIRST_OWN_IDENTITY = 1 << 24
 def peer_table_of(cluster: Cluster) -> PeerTable:
     """Return the identities of IPv4 for the NetworkPolicies of a cluster."""
     cache = PlanCache()
-    entries = [entry for policy in cluster.all(NetworkPolicy) for entry in isolating_of(policy)]
-    numbers = numbers_of(cluster, cache)
-    return peer_table(4, entries, policy_pods(cluster, cache), numbers, {})
+    entries = (entry for policy in cluster.all(NetworkPolicy) for entry in isolating_of(policy))
+    numbers, groups = numbers_of(cluster, cache), VersionedMap[ObjectKey, tuple[PodGroup, ...]]()
+    return peer_table(cache, 4, tuple(entries), policy_pods(cluster, cache), numbers, groups)
 
 
 def objects(cluster: Cluster) -> list[RuleObject]:
@@ -128,7 +131,8 @@ def test_more_ranges_than_16_bits_count_have_identities() -> None:
     )
     subjects = PodGroup.of("default", LabelSelector())
     policy = IsolatingPolicy("default/p", "Ingress", subjects, rules)
-    table = peer_table(4, [policy], {}, {}, {})
+    nothing: VersionedMap[ObjectKey, Any] = VersionedMap()
+    table = peer_table(PlanCache(), 4, (policy,), nothing, nothing, nothing)
     assert {cidr for cidr, _ in table.ranges} == set(cidrs)
     identities = {identity for _, identity in table.ranges}
     assert len(identities) == len(cidrs)

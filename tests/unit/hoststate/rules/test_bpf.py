@@ -40,6 +40,8 @@ class Maps:
 
     def run(self, text: str) -> None:
         update: dict[str, Any] = json.loads(text) if text else {"links": self.links}
+        if update.get("keeps_links"):
+            update["links"] = self.links
         if not update.get("links"):
             self.entries, self.links = {}, []
             return
