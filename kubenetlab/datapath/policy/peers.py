@@ -57,7 +57,8 @@ class _Traits(Struct, frozen=True, dict=True):
 
     groups: tuple[PodGroup, ...]
     ports: tuple[tuple[PortName, int], ...]
-    ranges: tuple[Ranges, ...]
+    ranges: tuple[str, ...]
+    """Digests of the ranges of rules."""
 
     @cached_property
     def text(self) -> str:
@@ -122,7 +123,7 @@ class _PeerIndex:
         self.names = _destination_names(entries)
         self.ranges = _RangeIndex(_peer_ranges(entries, version))
         self.of_ranges = {cidr: tuple(self.ranges.covering(cidr)) for cidr in self.ranges.cidrs}
-        """Range → entries with all of its addresses."""
+        """Range → digests of the ranges with all of its addresses."""
         self._known: dict[_Traits, _Traits] = {}
 
     def traits(self, pod: PolicyPod, address: str, groups: tuple[PodGroup, ...]) -> _Traits:
@@ -189,11 +190,16 @@ def _table(
     of_ranges = ((each, number) for number, traits in peers for each in traits.ranges)
     names = ((name, (number, port)) for number, traits in peers for name, port in traits.ports)
     former = known[1] if known is not None else None
+    entries = index.ranges.by_digest
+    known_ranges = former.by_ranges if former else {}
+    of_digests = _peers_by(
+        entries, of_ranges, {each: known_ranges.get(entry) for each, entry in entries.items()}
+    )
     return PeerTable(
         identities,
         ranges,
         _peers_by(index.groups, groups, former.by_group if former else {}),
-        _peers_by(index.ranges.all, of_ranges, former.by_ranges if former else {}),
+        {entries[each]: identities_of for each, identities_of in of_digests.items()},
         _peers_by(index.names, names, former.by_name if former else {}),
     )
 
@@ -222,7 +228,7 @@ def _own_keys(peers: Iterable[_PodPeer]) -> dict[str, str]:
 
 
 def _peers_by(
-    keys: Iterable[K], pairs: Iterable[tuple[K, V]], former: Mapping[K, frozenset[V]]
+    keys: Iterable[K], pairs: Iterable[tuple[K, V]], former: Mapping[K, frozenset[V] | None]
 ) -> dict[K, frozenset[V]]:
     """Return the second parts of pairs by the first ones; a key may have none.
 
@@ -282,28 +288,31 @@ class _RangeIndex:
     """Ranges of rules of one IP version, by their prefixes."""
 
     def __init__(self, ranges: Iterable[Ranges]) -> None:
-        self.all = tuple(ranges)
-        self._by_prefix: dict[tuple[int, int], list[Ranges]] = {}
-        """(prefix length, first address) → ranges that contain this one."""
+        self.by_digest = {
+            hashlib.sha256(" ".join(entry).encode()).hexdigest(): entry for entry in ranges
+        }
+        """Ranges of each rule. Digests stand for them, since a rule may have many."""
+        self._by_prefix: dict[tuple[int, int], list[str]] = {}
+        """(prefix length, first address) → digests of the ranges that contain this one."""
         prefixes: dict[str, tuple[int, int]] = {}
-        for entry in self.all:
+        for digest, entry in self.by_digest.items():
             for cidr in entry:
                 if cidr not in prefixes:
                     network = ip_network(cidr)
                     prefixes[cidr] = network.prefixlen, int(network.network_address)
                     self._bits = network.max_prefixlen
-                self._by_prefix.setdefault(prefixes[cidr], []).append(entry)
+                self._by_prefix.setdefault(prefixes[cidr], []).append(digest)
         self._lengths = sorted({length for length, _ in prefixes.values()})
         self._prefixes = prefixes
         self.cidrs = sorted(prefixes, key=lambda cidr: prefixes[cidr], reverse=True)
 
-    def having(self, address: str) -> Iterator[Ranges]:
-        """Yield the entries with an address."""
-        if self.all:
+    def having(self, address: str) -> Iterator[str]:
+        """Yield the digests of the ranges with an address."""
+        if self.by_digest:
             yield from self._matching(int(ip_address(address)), self._bits)
 
-    def covering(self, cidr: str) -> Iterator[Ranges]:
-        """Yield the entries with all addresses of one of the ranges."""
+    def covering(self, cidr: str) -> Iterator[str]:
+        """Yield the digests of the ranges with all addresses of one of them."""
         length, first = self._prefixes[cidr]
         yield from self._matching(first, length)
 
@@ -312,8 +321,8 @@ class _RangeIndex:
         address, _, _ = cidr.partition("/")
         return str(ip_address(address)) if self._prefixes[cidr][0] == self._bits else ""
 
-    def _matching(self, address: int, longest: int) -> Iterator[Ranges]:
-        found: dict[Ranges, None] = {}
+    def _matching(self, address: int, longest: int) -> Iterator[str]:
+        found: dict[str, None] = {}
         for length in self._lengths:
             if length > longest:
                 break

@@ -49,6 +49,17 @@ def peer_table_of(cluster: Cluster) -> PeerTable:
     return peer_table(cache, 4, tuple(entries), policy_pods(cluster, cache), numbers, groups)
 
 
+def peer_table_of_ranges(*ranges: tuple[str, ...]) -> PeerTable:
+    """Return the identities for a policy whose rules have these ranges as peers."""
+    rules = tuple(
+        PolicyRule(index, False, (), each, True, (), ()) for index, each in enumerate(ranges)
+    )
+    subjects = PodGroup.of("default", LabelSelector())
+    policy = IsolatingPolicy("default/p", "Ingress", subjects, rules)
+    nothing: VersionedMap[ObjectKey, Any] = VersionedMap()
+    return peer_table(PlanCache(), 4, (policy,), nothing, nothing, nothing)
+
+
 def objects(cluster: Cluster) -> list[RuleObject]:
     return [*members(node_rules("ebpf", cluster))]
 
@@ -126,17 +137,20 @@ def test_identities_are_those_of_labels_where_labels_decide() -> None:
 def test_more_ranges_than_16_bits_count_have_identities() -> None:
     """Each rule names another range. Only the loader limits their number, to that of the map."""
     cidrs = [f"{IPv4Address(number << 8)}/24" for number in range((1 << 16) + 1)]
-    rules = tuple(
-        PolicyRule(index, False, (), (cidr,), True, (), ()) for index, cidr in enumerate(cidrs)
-    )
-    subjects = PodGroup.of("default", LabelSelector())
-    policy = IsolatingPolicy("default/p", "Ingress", subjects, rules)
-    nothing: VersionedMap[ObjectKey, Any] = VersionedMap()
-    table = peer_table(PlanCache(), 4, (policy,), nothing, nothing, nothing)
+    table = peer_table_of_ranges(*((cidr,) for cidr in cidrs))
     assert {cidr for cidr, _ in table.ranges} == set(cidrs)
     identities = {identity for _, identity in table.ranges}
     assert len(identities) == len(cidrs)
     assert all(FIRST_OWN_IDENTITY <= each < 2 * FIRST_OWN_IDENTITY for each in identities)
+
+
+def test_the_ranges_of_one_rule_have_one_identity() -> None:
+    """The time for them grows with their number, and not with its square."""
+    cidrs = tuple(f"{IPv4Address(number << 8)}/24" for number in range(30000))
+    table = peer_table_of_ranges(cidrs)
+    assert len(table.ranges) == len(cidrs)
+    assert {identity for _, identity in table.ranges} == table.by_ranges[cidrs]
+    assert len(table.by_ranges[cidrs]) == 1
 
 
 def test_a_range_that_is_the_address_of_a_pod_leaves_the_pod_its_labels() -> None:
