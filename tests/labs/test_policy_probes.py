@@ -121,6 +121,7 @@ def test_an_explanation_shows_policies_places_and_the_rules_in_the_kernel(
 def test_policies_without_an_engine_are_explained_as_not_enforced(lab: Lab) -> None:
     lab.up(CLUSTER + PODS + POLICIES, "--policy", "none")
     text = lab.run("explain-policy", "far", "default/web").out
+    assert ": would be denied" in text.splitlines()[0]
     assert "no policy is enforced: the policy engine of this lab is none" in text
     assert (
         lab.run("ping", "far", "default/web", "-o", "json", status=1).json["expected"] == "answer"

@@ -129,6 +129,8 @@ class PolicyReport:
             for policy in self._objects.policies
             if self._engine == "none" or policy.kind not in self._objects.enforced
         ]
+        self._is_hypothetical = len(self._unenforced) == len(self._objects.policies) > 0
+        """True if this lab enforces none of its policies."""
         self._listings: dict[str, Mapping[str, str]] = {}
 
     def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
@@ -155,6 +157,8 @@ class PolicyReport:
         for destination in destinations:
             endpoints = self._explain(destination)
             text, style = _DECISIONS[combined(endpoint.decision for endpoint in endpoints)]
+            if self._is_hypothetical:
+                text, style = f"would be {text}", WARNING
             address = destination.address
             if destination.port:
                 address = socket_address(address, destination.port)
@@ -175,7 +179,7 @@ class PolicyReport:
         """Print the policies that have no effect in this lab."""
         if not self._unenforced:
             return
-        if len(self._unenforced) == len(self._objects.policies):
+        if self._is_hypothetical:
             reason = f"the policy engine of this lab is {self._engine}"
             if self._engine != "none":
                 reason = "kubenetlab describe says why"
