@@ -230,7 +230,7 @@ def _groups(
     """Return the rules about each group of pods that policies name as peers."""
 
     def build(group: PodGroup, of_group: Pods) -> _Rules:
-        chosen = tuple(of_group.values())
+        chosen = _sorted(of_group)
         return tuple(
             rules for version in versions for rules in engine.group(version, group, chosen)
         )
@@ -259,7 +259,7 @@ def _named_ports(
     """Return the rules about each name of ports in policies."""
 
     def build(name: PortName, having_it: Pods) -> _Rules:
-        chosen = tuple(having_it.values())
+        chosen = _sorted(having_it)
         return tuple(
             rules for version in versions for rules in engine.named_ports(version, name, chosen)
         )
@@ -274,6 +274,11 @@ def _named_ports(
         for name in names
         for having_it in (cache.follow(("pods with port", name), partial(_having, name), pods),)
     }
+
+
+def _sorted(pods: Pods) -> tuple[PolicyPod, ...]:
+    """Return pods by their names, so that the rules do not depend on the order of changes."""
+    return tuple(pod for _, pod in sorted(pods.items()))
 
 
 def _having(
