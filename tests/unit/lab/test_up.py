@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +14,14 @@ from kubenetlab.kernel.processes.identity import ProcessId, open_process
 from kubenetlab.lab import up
 from kubenetlab.lab.messages.creation import InitStarted
 from kubenetlab.lab.transport.frames import encode
+
+
+@pytest.fixture(autouse=True)
+def same_mask() -> Iterator[None]:
+    """Restore the signals that are blocked, for the tests that follow."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def test_init_is_killed_if_a_signal_arrives_with_its_pid(
     """The signal does not interrupt the call that opens init, and nothing of a lab is left."""
 
     def open_interrupted(init: ProcessId) -> int:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # pytest may have other threads
         return open_process(init)
 
     monkeypatch.setattr(up, "open_process", open_interrupted)
