@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from kubenetlab.kernel.namespaces.listing import (
 from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
+from kubenetlab.kernel.netlink.carriers import links_with_new_carriers, open_queues
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.port_queue import PortQueue, connected_namespaces
 from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, failure_of, ignore, with_causes
@@ -118,6 +120,7 @@ class LinuxKernel:
                     count += self._apply_to(entry, queue, starter, sysctls, failures)
             starter.finish()
             count += self._remove(changes, failures)
+            self._open_queues(changes)
         finally:
             for fd in self._netns_fds.values():
                 os.close(fd)
@@ -149,6 +152,13 @@ class LinuxKernel:
             starter.start(entry.netns, hold, prerequisites)
         queue.add(entry.netns, on_peers)
         return len(netlink) + len(files)
+
+    def _open_queues(self, changes: Changes) -> None:
+        """Open the queues of links whose peers have been set up."""
+        for netns, names in links_with_new_carriers(changes).items():
+            indexes = filter(None, map(self.indexes(netns).get, names))
+            with suppress(OSError, KeyError), self.sandboxes.inside(netns), RouteSocket() as route:
+                open_queues(route, indexes)
 
     def _remove(self, changes: Changes, failures: list[Failure]) -> int:
         """Remove sandboxes, and report links whose peer's namespace could not be created.

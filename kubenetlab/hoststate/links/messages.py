@@ -27,7 +27,8 @@ from kubenetlab.hoststate.netlink.wire import (
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 10, 18, 20, 28
-IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
+IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 29, 31, 32
+RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 4, 8, 9
 IFLA_BRPORT_FLUSH, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD = 24, 27, 30
@@ -105,6 +106,12 @@ def is_bridge_port_message(body: memoryview) -> bool:
 def dump_links() -> bytes:
     """Return the request for all links of a namespace."""
     return message(wire.RTM_GETLINK, wire.NLM_F_DUMP, ifinfo(0))
+
+
+def link_request(index: int) -> bytes:
+    """Return the request for one link, without its statistics."""
+    mask = number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    return message(wire.RTM_GETLINK, wire.NLM_F_ACK, ifinfo(index) + mask)
 
 
 def ifinfo(index: int, flags: int = 0) -> bytes:
