@@ -219,7 +219,10 @@ def test_a_rule_of_another_policy_denies_what_a_rule_allows() -> None:
 
 
 def test_a_policy_without_effect_beside_others() -> None:
-    """Of two equal policies it is the later one; isolation alone must be replaced, too."""
+    """The later of two equal policies is reported.
+
+    A policy that isolates is reported only if another policy isolates the same pods.
+    """
     rules = "ingress: [{fromEndpoints: [{}]}]"
     assert codes(policy(rules, "a") + policy(rules, "b")) == [(POLICY_SHADOWED, "")]
     wide = policy("ingress: [{fromEntities: [cluster]}]", "wide", namespace="")
