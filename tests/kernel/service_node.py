@@ -6,14 +6,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pytest
-
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend
-from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECT
-from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
+from kubenetlab.kernel.rules.libbpf import Libbpf
 from tests.kernel.frames import ACK, SYN, TCP, Packet, frame, parse_frame, tcp, udp
+from tests.libbpf import require_libbpf
 
 PASS, DROP, REDIRECT = -1, 2, 7
 NODE_PORT = 30080
@@ -72,11 +70,7 @@ class Node:
     """The programs of a node, and the Services loaded into their maps."""
 
     def __init__(self, addresses: Addresses) -> None:
-        if not has_library() or not is_root():
-            pytest.skip(
-                f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the "
-                "machine"
-            )
+        require_libbpf()
         self.loaded = Libbpf().load(OBJECT.read_bytes())
         self.addresses = addresses
         self.load(BpfPrograms("", (addresses.ranges,), "eth0"))

@@ -13,10 +13,10 @@ import pytest
 from kubenetlab.hoststate.netlink import tc
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink
-from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_loader
-from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
+from kubenetlab.kernel.rules.libbpf import Libbpf
+from tests.libbpf import require_libbpf
 from tests.patience import patiently
 
 NODE: list[Any] = [
@@ -32,10 +32,7 @@ BOTH = ["coming", "going"]
 
 
 def new_loader() -> BpfLoader:
-    if not has_library() or not is_root():
-        pytest.skip(
-            f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
-        )
+    require_libbpf()
     return open_loader()
 
 

@@ -42,10 +42,10 @@ from kubenetlab.hoststate.rules.cilium_entries import (
     rule_names,
 )
 from kubenetlab.hoststate.rules.cilium_policies import CiliumPeer
-from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECTS
-from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, LoadedPrograms, has_library
+from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from tests.kernel.frames import frame, tcp, udp
+from tests.libbpf import require_libbpf
 
 CONTINUE, DROP, REDIRECT = -1, 2, 7
 LINK = 1
@@ -63,8 +63,7 @@ POLICIES = 7
 @pytest.fixture
 def loaded() -> Iterator[LoadedPrograms]:
     """Yield programs with two pods of this node, A and B, and one of another node, C."""
-    if not has_library() or not is_root():
-        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root")
+    require_libbpf()
     programs = Libbpf().load((OBJECTS / PROGRAMS.file).read_bytes())
     mac = "0a:58:0a:f4:01:01"
     objects = [

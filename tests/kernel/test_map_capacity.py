@@ -13,11 +13,10 @@ from kubenetlab.hoststate.rules import cilium
 from kubenetlab.hoststate.rules.cilium import HOST, CiliumPrograms
 from kubenetlab.hoststate.rules.cilium_entries import EGRESS, INGRESS
 from kubenetlab.hoststate.rules.cilium_policies import CiliumPoliced
-from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.bpf import BpfLoader
 from kubenetlab.kernel.rules.cilium import open_loader
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
+from tests.libbpf import require_libbpf
 
 MAXIMUM: Final = 16384
 """Size of cilium_policed."""
@@ -27,8 +26,7 @@ NODE: Final[list[Any]] = [CiliumPrograms("", ("10.244.1.1",), "0a:58:0a:f4:01:01
 @contextmanager
 def opened_loader() -> Iterator[BpfLoader]:
     """Open the loader of a node with the links of the programs."""
-    if not has_library() or not is_root():
-        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root")
+    require_libbpf()
     for number, link in enumerate(("eth0", HOST)):
         command = f"ip link add {link} type veth peer name peer{number}"
         subprocess.run(command.split(), check=True)

@@ -20,10 +20,8 @@ from kubenetlab.hoststate.rules.cilium import differences
 from kubenetlab.hoststate.rules.nftables import NftObject
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from kubenetlab.hoststate.rules.transactions import steps
-from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import open_loader
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from kubenetlab.kernel.rules.policy_drops import open_log
 from kubenetlab.observe.policies.evaluator import Evaluator, Traffic
 from tests.examples import examples
@@ -31,6 +29,7 @@ from tests.kernel.comparing import lines
 from tests.kernel.pod_network import CiliumDrops, CiliumNetwork, Drops, Network, NftDrops
 from tests.kernel.test_nft_messages import Side, load_both
 from tests.kernel.test_nftables import open_loader as open_nft
+from tests.libbpf import require_libbpf
 from tests.policies import POLICIES, node_rules, with_policies
 
 BACKENDS = {
@@ -44,8 +43,8 @@ NETFILTER_ENGINES = pytest.mark.parametrize("engine", ["nftables", "iptables"])
 
 
 def require_programs(engine: str) -> None:
-    if engine == "ebpf" and not (has_library() and is_root()):
-        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root")
+    if engine == "ebpf":
+        require_libbpf()
     if engine == "iptables":
         for program, hint in (
             (ipset.PROGRAM, ipset.INSTALL_HINT),

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 import pytest
 
 from kubenetlab.hoststate.rules.cilium_entries import FlowEvent
-from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, LoadedPrograms, has_library
+from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from tests.labs.frames import captured_frames, tunnelled
 from tests.labs.lab import Lab, wait_for
+from tests.libbpf import NEEDS_LIBBPF
 from tests.patience import patiently
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 OUTSIDE = {"ipv4": "198.51.100.10", "ipv6": "2001:db8:51:100::10", "dual": "198.51.100.10"}
 ROUTING = {

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
+from tests.libbpf import NEEDS_LIBBPF
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 CLUSTER = """\
 apiVersion: kubenetlab.dev/v1alpha1

@@ -6,14 +6,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.frames import captured_frames, tunnelled
 from tests.labs.lab import Lab
 from tests.labs.test_cilium import APPS, TUNNEL_PORT, manifest
+from tests.libbpf import NEEDS_LIBBPF
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 RANGES = {
     "control-plane": ("10.244.64.0/26", "fd00:10:244:80::/80"),

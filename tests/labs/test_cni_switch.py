@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from kubenetlab.kernel.features.detection import has_program
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
+from kubenetlab.kernel.rules.libbpf import has_library
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import manifest
 from tests.labs.test_pod_networks import check_connections
+from tests.libbpf import NEEDS_LIBBPF
 
 LINKS = {"bridge": "cbr0", "cilium": "cilium_host", "flannel": "cni0", "weave": "weave"}
 
@@ -59,7 +60,7 @@ def test_other_options_of_the_same_mode(lab: Lab) -> None:
     assert lab.pod("a")["pid"] == pid
 
 
-@pytest.mark.skipif(not has_library(), reason=f"needs {LIBRARY} (apt-get install libbpf1)")
+@NEEDS_LIBBPF
 def test_programs_of_cilium_end_with_the_mode(lab: Lab) -> None:
     """Options change the programs, too. kube-proxy comes with a mode that implies one."""
     lab.up(manifest("ipv4", "cilium"))

@@ -14,15 +14,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import wait_for
 from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_ebpf import datagram, program
 from tests.labs.test_external_access import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes
+from tests.libbpf import NEEDS_LIBBPF
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 NODE_PORT, UPLOAD_PORT = 30080, 30300
 UPLOAD = f"""---

@@ -10,15 +10,14 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
+from kubenetlab.kernel.rules.libbpf import Libbpf
 from tests.labs.lab import wait_for
 from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_external_access import manifest
+from tests.libbpf import NEEDS_LIBBPF
 from tests.patience import patiently
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 SOURCES = ("a", "b", "c", "node:worker", "node:worker2", "ext:client")
 CLOSED_SERVICE = """---

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import COMMAND, Lab, wait_for
 from tests.labs.test_cilium import identities, inside, manifest
 from tests.labs.test_output_schemas import assert_valid
+from tests.libbpf import NEEDS_LIBBPF
 from tests.patience import patiently
 
-pytestmark = pytest.mark.skipif(
-    not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
-)
+pytestmark = NEEDS_LIBBPF
 
 
 def shown_flows(lab: Lab, *words: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.network.bgp import bgp_mode
 from kubenetlab.kernel.features.detection import has_program
-from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import OUTSIDE, PLUGINS_ADVICE, has_plugins, manifest
 
@@ -108,8 +107,6 @@ def require(cni: str) -> None:
     """Skip a test if the machine lacks the programs of a mode."""
     if cni == "conflist" and not has_plugins():
         pytest.skip(PLUGINS_ADVICE)
-    if "cilium" in cni and not has_library():
-        pytest.skip(f"{LIBRARY} is missing (apt-get install libbpf1)")
     for program in mode_of(cni).requirements.programs:
         if not has_program(program):
             pytest.skip(f"{program} is missing")
