@@ -38,6 +38,7 @@ from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from kubenetlab.kernel.rules.map_entries import (
     MapEntries,
     apply_update,
+    by_map,
     delete_others,
     entries_to_set,
     require_capacity,
@@ -112,12 +113,13 @@ class BpfLoader:
                 return ""
             if update.keeps_links and not self._desired_links:
                 self._desired_links = self._links_with_programs()
-            loaded, new = self._programs(), entries_to_set(update)
+            loaded, entries = self._programs(), entries_to_set(update)
+            new = by_map(entries)
             known = None if update.is_anew else self._desired_entries
             require_capacity(loaded, update, new, known)
             self._stopping_since = self._desired_entries = None
-            for name, key, value in update.set:
-                loaded.set(name, bytes.fromhex(key), bytes.fromhex(value))
+            for entry in entries:
+                loaded.set(*entry)
             for name in self._set.maps[1:] if update.is_anew else ():
                 delete_others(loaded, name, new.get(name, {}))
             for name, key in update.delete:

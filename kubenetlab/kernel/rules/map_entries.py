@@ -6,7 +6,7 @@ the loader counts them before it changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kubenetlab.hoststate.rules.bpf_updates import MapUpdate
 from kubenetlab.kernel.rules.backends import RulesError
@@ -16,12 +16,17 @@ MapEntries = dict[str, dict[bytes, bytes]]
 """Map → key → value."""
 
 
-def entries_to_set(update: MapUpdate) -> MapEntries:
-    """Return the entries that an update sets, in their order."""
-    entries: MapEntries = {}
-    for name, key, value in update.set:
-        entries.setdefault(name, {})[bytes.fromhex(key)] = bytes.fromhex(value)
-    return entries
+def entries_to_set(update: MapUpdate) -> list[tuple[str, bytes, bytes]]:
+    """Return map, key and value of each entry that an update sets, in their order."""
+    return [(name, bytes.fromhex(key), bytes.fromhex(value)) for name, key, value in update.set]
+
+
+def by_map(entries: Iterable[tuple[str, bytes, bytes]]) -> MapEntries:
+    """Return entries by map and key."""
+    result: MapEntries = {}
+    for name, key, value in entries:
+        result.setdefault(name, {})[key] = value
+    return result
 
 
 def apply_update(
