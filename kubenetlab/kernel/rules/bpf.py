@@ -361,7 +361,7 @@ class BpfLoader:
         self._link_entries = desired
 
     def _stop(self) -> None:
-        """Stop translating new flows; existing ones continue until `tend` removes the programs."""
+        """Stop translating new flows; existing ones continue until the programs are removed."""
         self._desired_links, self._desired_entries = frozenset(), None
         self._loaded = loaded = self._loaded or self._find_attached()
         if loaded is None:
