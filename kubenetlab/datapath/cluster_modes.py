@@ -52,6 +52,17 @@ def enforced_kinds(networking: Networking, engine: PolicyEngine) -> tuple[type[R
     return kinds_of_plugin(engine.enforced_kinds, cni.facts.plugin)
 
 
+def policy_engine_of(cluster: Cluster) -> PolicyEngine:
+    """Return the policy engine of a cluster."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    return modes.load("policy", *policy_engine(cluster.config.networking, decisions))
+
+
+def enforced_kinds_of(cluster: Cluster) -> tuple[type[Resource], ...]:
+    """Return the kinds of policies that a cluster enforces."""
+    return enforced_kinds(cluster.config.networking, policy_engine_of(cluster))
+
+
 def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = modes.load("cni", *config.networking.cni_mode)

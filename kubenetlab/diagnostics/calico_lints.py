@@ -26,12 +26,11 @@ from kubenetlab.api.calico.policies import (
 )
 from kubenetlab.api.calico.selectors import All, Expression, labels_in, parse_selector
 from kubenetlab.api.core import Namespace, Service
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import Labels
 from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.datapath.policy.calico_labels import (
     OF_SERVICE_ACCOUNT,
     entity_selector,
@@ -75,10 +74,7 @@ _ACCOUNT_NAME: Final = f"{OF_SERVICE_ACCOUNT}projectcalico.org/name"
 
 def check_calico_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield advice about the policies of Calico, and the sets, that a user created."""
-    decisions = cluster.get(Decisions, "", "decisions")
-    networking = cluster.config.networking
-    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
-    if not set(CALICO_POLICY_KINDS) <= set(cluster_modes.enforced_kinds(networking, engine)):
+    if not set(CALICO_POLICY_KINDS) <= set(enforced_kinds_of(cluster)):
         return  # the policies are reported as not enforced
     policies = [policy for kind in CALICO_POLICY_KINDS for policy in cluster.all(kind)]
     items = _Items(cluster, templates)

@@ -17,12 +17,11 @@ from kubenetlab.api.calico.policies import (
 )
 from kubenetlab.api.calico.selectors import labels_in, parse_selector
 from kubenetlab.api.core import Namespace
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.datapath.policy.calico_labels import (
     namespace_labels,
     pod_labels,
@@ -41,13 +40,10 @@ _KNOWN_LABELS = ("projectcalico.org/name",)
 
 def check_calico_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for each part of Calico's policies that is not enforced."""
-    decisions = cluster.get(Decisions, "", "decisions")
-    networking = cluster.config.networking
-    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
-    kinds = cluster_modes.enforced_kinds(networking, engine)
+    enforced = enforced_kinds_of(cluster)
     tiers = (DEFAULT_TIER, *(tier.name for tier in cluster.all(Tier)))
     for kind in CALICO_POLICY_KINDS:
-        for policy in cluster.all(kind) if kind in kinds else ():
+        for policy in cluster.all(kind) if kind in enforced else ():
             scope = calico_scope(cluster, policy)
             if policy.spec.tier not in tiers:
                 guess = did_you_mean(policy.spec.tier, tiers)

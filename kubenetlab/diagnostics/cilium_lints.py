@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup, refers_to
 from kubenetlab.api.policies.cilium_labels import (
@@ -43,7 +42,7 @@ from kubenetlab.api.policies.cilium_rules import (
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.cilium_shadows import (
     PolicyList,
     PolicyLists,
@@ -76,10 +75,7 @@ from kubenetlab.errors import did_you_mean
 
 def check_cilium_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield advice about the policies of Cilium, and the groups, that a user created."""
-    decisions = cluster.get(Decisions, "", "decisions")
-    networking = cluster.config.networking
-    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
-    if not set(CILIUM_KINDS) <= set(cluster_modes.enforced_kinds(networking, engine)):
+    if not set(CILIUM_KINDS) <= set(enforced_kinds_of(cluster)):
         return  # the policies are reported as not enforced
     policies = [policy for kind in CILIUM_KINDS for policy in cluster.all(kind)]
     if policies:

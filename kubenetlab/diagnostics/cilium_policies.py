@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.api.core import Namespace
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import (
@@ -40,7 +39,7 @@ from kubenetlab.api.policies.cilium_rules import (
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
 from kubenetlab.diagnostics.policy_shadows import single_values
 from kubenetlab.diagnostics.templates import Templates
@@ -50,16 +49,8 @@ _CLUSTER = "not enforced by this lab, although in a cluster"
 
 def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for each field of Cilium's policies that is not enforced."""
-    decisions = cluster.get(Decisions, "", "decisions")
-    engine = modes.load(
-        "policy", *cluster_modes.policy_engine(cluster.config.networking, decisions)
-    )
-    policies = [
-        policy
-        for kind in CILIUM_KINDS
-        if kind in engine.enforced_kinds
-        for policy in cluster.all(kind)
-    ]
+    enforced = enforced_kinds_of(cluster)
+    policies = [policy for kind in CILIUM_KINDS if kind in enforced for policy in cluster.all(kind)]
     pods_with_dns_rules = {
         pod
         for policy in policies

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierPolicy, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
@@ -20,11 +19,10 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
     DNS, have other addresses. Kinds that the policy engine does not know are reported as a whole.
     """
     config = cluster.config
-    decisions = cluster.get(Decisions, "", "decisions")
-    engine = modes.load("policy", *cluster_modes.policy_engine(config.networking, decisions))
+    enforced = enforced_kinds_of(cluster)
     inside = f".{config.networking.dns_domain}"
     for kind in TIER_KINDS:
-        if kind not in engine.enforced_kinds:
+        if kind not in enforced:
             continue
         for policy in cluster.all(kind):
             in_tier = tier_policy(policy)

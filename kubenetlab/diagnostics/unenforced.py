@@ -43,8 +43,8 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
     """Yield a diagnostic for every document that affects connections and is not enforced."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
     decisions = cluster.get(Decisions, "", "decisions")
-    engine_name, options = cluster_modes.policy_engine(cluster.config.networking, decisions)
-    engine = modes.load("policy", engine_name, options)
+    engine_name, _ = cluster_modes.policy_engine(cluster.config.networking, decisions)
+    enforced = cluster_modes.enforced_kinds_of(cluster)
     bypass = decisions.netfilter_bypass if decisions is not None else ""
     for given in cluster.given.values():
         document = given.document
@@ -54,11 +54,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
             and (
                 kind not in POLICY_KINDS
-                or (
-                    kind in engine.enforced_kinds
-                    and not bypass
-                    and _is_known(cluster, kind, document)
-                )
+                or (kind in enforced and not bypass and _is_known(cluster, kind, document))
             )
         )
         effect = None if is_used else effect_of(document)

@@ -12,13 +12,12 @@ from functools import partial
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.policy_snapshots import SNAPSHOT_KINDS
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.cluster_modes import policy_engine_of
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy_rules import NO_POLICIES, PolicyRules, policy_rules
@@ -64,7 +63,6 @@ def snapshot_objects(snapshot: PolicySnapshot) -> Iterator[Resource]:
 
 def _policies_of(snapshot: PolicySnapshot) -> KnownPolicies:
     past = Cluster().with_changes(snapshot_objects(snapshot))
-    networking = past.config.networking
-    decisions = past.get(Decisions, "", "decisions")
-    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
-    return KnownPolicies(engine, policy_rules(past, PlanCache(), engine, networking.versions))
+    engine = policy_engine_of(past)
+    versions = past.config.networking.versions
+    return KnownPolicies(engine, policy_rules(past, PlanCache(), engine, versions))

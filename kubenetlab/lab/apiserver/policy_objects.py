@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
 from kubenetlab.observe.policies.objects import PolicyReply, render_policy_objects
@@ -23,9 +23,7 @@ def _enforced(cluster: Cluster) -> list[str]:
     decisions = cluster.get(Decisions, "", "decisions")
     if decisions is not None and decisions.netfilter_bypass:
         return []
-    networking = cluster.config.networking
-    engine = modes.load("policy", *cluster_modes.policy_engine(networking, decisions))
-    kinds = cluster_modes.enforced_kinds(networking, engine)
+    kinds = cluster_modes.enforced_kinds_of(cluster)
     return [kind.kind for kind in POLICY_KINDS if kind in kinds]
 
 
