@@ -109,13 +109,13 @@ def _check_policies(
             for index, rule in enumerate(policy.spec.rules(direction)):
                 path = ("spec", direction.lower(), index)
                 for peer_path, message in items.unmatched(policy, rule, path):
-                    yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+                    yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, peer_path, message)
                 yield from _check_ports(policy, direction, rule, path, items)
         if decisions := shadowing(lists, policy):
             names = (decision.of.policy.title for decision in decisions)
             message = f"former policies decide about all its connections: {listed(names)}"
             hint = "delete it, or give it a lower order"
-            yield _advice(policy, POLICY_SHADOWED, (), message, hint)
+            yield Diagnostic.of(policy, POLICY_SHADOWED, (), message, hint)
             continue
         for each in lists.of(policy):
             yield from _check_rules(lists, each)
@@ -137,7 +137,7 @@ def _check_subject(policy: CalicoPolicy, items: _Items) -> Iterator[Diagnostic]:
     message = f"no pod and no workload{where} meets {' and '.join(texts) or 'all()'}"
     if pods:
         message = "it selects only pods with hostNetwork, to which policies do not apply"
-    yield _advice(policy, POLICY_SELECTS_NOTHING, ("spec", "selector"), message)
+    yield Diagnostic.of(policy, POLICY_SELECTS_NOTHING, ("spec", "selector"), message)
 
 
 def _needs_accounts(labels: Iterator[str]) -> bool:
@@ -150,7 +150,7 @@ def _check_types(policy: CalicoPolicy) -> Iterator[Diagnostic]:
     for direction in _DIRECTIONS:
         if policy.spec.rules(direction) and direction not in policy.directions:
             message = f"these rules have no effect: types does not contain {direction}"
-            yield _advice(policy, POLICY_RULE_REDUNDANT, ("spec", direction.lower()), message)
+            yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, ("spec", direction.lower()), message)
 
 
 def _check_rules(lists: PolicyLists, each: PolicyList) -> Iterator[Diagnostic]:
@@ -158,7 +158,7 @@ def _check_rules(lists: PolicyLists, each: PolicyList) -> Iterator[Diagnostic]:
     policy, path = each.policy, ("spec", each.direction.lower())
     if each.rules and (closing := lists.closing(each)) is not None:
         message = f"no connection reaches these rules: {closing.of.title_of(closing.index)} decides"
-        yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
+        yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, path, message)
         return
     former = lists.before(each)
     for index in range(len(each.rules)):
@@ -166,7 +166,7 @@ def _check_rules(lists: PolicyLists, each: PolicyList) -> Iterator[Diagnostic]:
         if decision is not None:
             other = decision.of.title_of(decision.index).removeprefix(f"{policy.title} ")
             message = f"no connection reaches it: {other} decides about all that it matches"
-            yield _advice(policy, POLICY_RULE_REDUNDANT, (*path, index), message)
+            yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, (*path, index), message)
 
 
 def _check_ports(
@@ -192,7 +192,7 @@ def _check_ports(
     for index, name in names.items():
         if protocols and (found := unknown_port(name, protocols, pods)) is not None:
             port_path = (*path, "destination", "ports", index)
-            yield _advice(policy, POLICY_PORT_UNKNOWN, port_path, *found)
+            yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, *found)
 
 
 class _Items:
@@ -292,10 +292,4 @@ def _check_sets(
             selector.matches(labels) for selector in distinct.values()
         ):
             message = "no rule of Calico's policies has a selector that matches the set"
-            yield Diagnostic(
-                NETWORK_SET_UNUSED, networks.kind, networks.namespace, networks.name, (), message
-            )
-
-
-def _advice(policy: CalicoPolicy, code: str, path: Path, message: str, *hints: str) -> Diagnostic:
-    return Diagnostic(code, policy.kind, policy.namespace, policy.name, path, message, hints)
+            yield Diagnostic.of(networks, NETWORK_SET_UNUSED, (), message)

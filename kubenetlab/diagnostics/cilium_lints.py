@@ -91,7 +91,7 @@ def check_cilium_lints(cluster: Cluster, templates: Templates) -> Iterator[Diagn
         is_used = any(refers_to(entry, group.name, group.labels) for entry in rules)
         if is_given(cluster, group) and not is_used:
             message = "no rule of Cilium's policies refers to the group"
-            yield Diagnostic(NETWORK_SET_UNUSED, group.kind, "", group.name, (), message)
+            yield Diagnostic.of(group, NETWORK_SET_UNUSED, (), message)
 
 
 def _check_policies(
@@ -109,13 +109,15 @@ def _check_policies(
             for index, rule in enumerate(each.section.rules):
                 path = (*each.section.path, index)
                 for peer_path, message in candidates.unmatched(policy, rule, path):
-                    yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+                    yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, peer_path, message)
                 yield from _check_ports(each, rule, path, candidates)
                 if message := redundancy(each, index, lists):
-                    yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
+                    yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, path, message)
         if names := shadows.get(policy.title):
             message = f"it changes nothing beside other policies of the same pods: {listed(names)}"
-            yield _advice(policy, POLICY_SHADOWED, (), message, "delete it, or restrict the others")
+            yield Diagnostic.of(
+                policy, POLICY_SHADOWED, (), message, "delete it, or restrict the others"
+            )
 
 
 class _Candidates:
@@ -233,7 +235,7 @@ def _check_subject(
         message = f"there is no pod{where}"
     if found is not None:
         message = "it selects only pods with hostNetwork, to which policies do not apply"
-    yield _advice(policy, POLICY_SELECTS_NOTHING, (*path, "endpointSelector"), message)
+    yield Diagnostic.of(policy, POLICY_SELECTS_NOTHING, (*path, "endpointSelector"), message)
 
 
 def _check_ports(
@@ -249,8 +251,4 @@ def _check_ports(
             found = unknown_port(port.port.lower(), protocols_of(port), destinations)
             if found is not None:
                 port_path = (*path, "toPorts", number, "ports", place, "port")
-                yield _advice(each.policy, POLICY_PORT_UNKNOWN, port_path, *found)
-
-
-def _advice(policy: CiliumPolicy, code: str, path: Path, message: str, *hints: str) -> Diagnostic:
-    return Diagnostic(code, policy.kind, policy.namespace, policy.name, path, message, hints)
+                yield Diagnostic.of(each.policy, POLICY_PORT_UNKNOWN, port_path, *found)

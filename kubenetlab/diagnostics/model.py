@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from msgspec import Struct
 
 from kubenetlab.api.core import Namespace
+from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
@@ -114,6 +115,19 @@ class Diagnostic(Struct, frozen=True):
     """Further lines: existing values, and actions to take."""
     scope: Scope = Scope()
     """Connections that the diagnostic concerns."""
+
+    @classmethod
+    def of(
+        cls,
+        obj: Resource,
+        code: str,
+        path: Path,
+        message: str,
+        *hints: str,
+        scope: Scope = Scope(),
+    ) -> Diagnostic:
+        """Return a diagnostic of an object."""
+        return cls(code, obj.kind, obj.namespace, obj.name, path, message, hints, scope)
 
     @property
     def title(self) -> str:

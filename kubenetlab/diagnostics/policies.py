@@ -60,8 +60,8 @@ def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
                 "it allows nothing that other policies of the same pods do not allow: "
                 f"{_listed(names)}"
             )
-            yield _advice(
-                policy, POLICY_SHADOWED, (), message, ("delete it, or restrict the others",)
+            yield Diagnostic.of(
+                policy, POLICY_SHADOWED, (), message, "delete it, or restrict the others"
             )
 
 
@@ -131,10 +131,10 @@ def _check_subject(policy: NetworkPolicy, selection: _Selection) -> Iterator[Dia
             f"{_no_pod(policy.namespace, selector)}"
             f"{'' if homes else selection.guess_pod(policy.namespace, selector)}"
         )
-        yield _advice(policy, POLICY_SELECTS_NOTHING, path, message, hints)
+        yield Diagnostic.of(policy, POLICY_SELECTS_NOTHING, path, message, *hints)
     elif all(spec.host_network for spec in pods):
         message = "it selects only pods with hostNetwork, which policies do not isolate"
-        yield _advice(policy, POLICY_SELECTS_NOTHING, path, message)
+        yield Diagnostic.of(policy, POLICY_SELECTS_NOTHING, path, message)
 
 
 def _check_rules(
@@ -145,19 +145,19 @@ def _check_rules(
     rules = rules_of(policy, direction)
     if rules and direction not in policy.directions:
         message = f"these rules have no effect: policyTypes does not contain {direction}"
-        yield _advice(policy, POLICY_RULE_REDUNDANT, ("spec", field), message)
+        yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, ("spec", field), message)
         return
     for index, (peers, ports) in enumerate(rules):
         path: Path = ("spec", field, index)
         for number, peer in enumerate(peers):
             if message := _unmatched(policy, peer, selection):
                 peer_path = (*path, peers_field, number)
-                yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+                yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, peer_path, message)
         yield from _check_ports(policy, direction, peers, ports, path, selection)
         other = covering_rule(rules, index)
         if other is not None:
             message = f"it allows nothing that spec.{field}[{other}] does not allow"
-            yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
+            yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, path, message)
 
 
 def rules_of(
@@ -218,8 +218,8 @@ def _check_ports(
             guess = did_you_mean(port.port, sorted(declared))
             message = f"no destination has a {port.protocol} port named {port.port}{guess}"
             port_path = (*path, "ports", number, "port")
-            hints = (f"names of their {port.protocol} ports: {known}",)
-            yield _advice(policy, POLICY_PORT_UNKNOWN, port_path, message, hints)
+            hint = f"names of their {port.protocol} ports: {known}"
+            yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, message, hint)
 
 
 def _destinations(
@@ -281,9 +281,3 @@ def _guess(selector: LabelSelector, candidates: Sequence[Labels]) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def _advice(
-    policy: NetworkPolicy, code: str, path: Path, message: str, hints: tuple[str, ...] = ()
-) -> Diagnostic:
-    return Diagnostic(code, policy.kind, policy.namespace, policy.name, path, message, hints)
