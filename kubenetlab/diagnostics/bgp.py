@@ -148,15 +148,13 @@ def _missing_route(
     """
     more = f", and {len(pairs) - 1} more routes" if len(pairs) > 1 else ""
     pods = pods_of_nodes(cluster, sorted({name for pair in pairs for name in pair}))
-    return Diagnostic(
+    return Diagnostic.of(
+        cluster.config,
         BGP_ROUTE_MISSING,
-        cluster.config.kind,
-        "",
-        cluster.config.name,
         ("networking", "cni"),
         f"{first}{more}: {reason}",
-        (hint,),
-        Scope(into=pods, out_of=pods),
+        hint,
+        scope=Scope(into=pods, out_of=pods),
     )
 
 
@@ -202,14 +200,12 @@ def _router_diagnostics(
             )
     elif peer.address not in nodes:
         is_router = peer.address in routers
-        yield Diagnostic(
+        yield Diagnostic.of(
+            peer,
             BGP_PEER_ABSENT,
-            peer.kind,
-            "",
-            peer.name,
             ("spec", "peerIP"),
             f"nothing at {peer.address} has BGP in this lab: the session is never established",
-            ("set fabric.bgp, so that the router has BGP",) if is_router else (),
+            *(("set fabric.bgp, so that the router has BGP",) if is_router else ()),
         )
 
 
@@ -219,21 +215,18 @@ def _password_diagnostics(
     """Yield a password without a Secret; sessions without it are those of the other end only."""
     reference = password.secret_key_ref if password is not None else None
     if reference is not None and (fault := password_fault(cluster, reference)):
-        yield Diagnostic(
+        yield Diagnostic.of(
+            owner,
             BGP_PASSWORD_MISSING,
-            owner.kind,
-            "",
-            owner.metadata.name,
             (*path, "secretKeyRef"),
             f"{fault}: the sessions have no password",
-            (f"passwords are in Secrets of the namespace {PLUGIN_NAMESPACE}",),
+            f"passwords are in Secrets of the namespace {PLUGIN_NAMESPACE}",
         )
 
 
 def _unused(peer: BGPPeer, path: Path, reason: str) -> Diagnostic:
-    return Diagnostic(BGP_PEER_UNUSED, peer.kind, "", peer.name, path, f"has no session: {reason}")
+    return Diagnostic.of(peer, BGP_PEER_UNUSED, path, f"has no session: {reason}")
 
 
 def _without_effect(owner: Resource, path: Path, reason: str) -> Diagnostic:
-    message = f"has no effect: {reason}"
-    return Diagnostic(BGP_SETTING_UNUSED, owner.kind, "", owner.metadata.name, path, message)
+    return Diagnostic.of(owner, BGP_SETTING_UNUSED, path, f"has no effect: {reason}")

@@ -51,9 +51,9 @@ def check_calico_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
                     f'not enforced by this lab: there is no tier "{policy.spec.tier}"{guess}; '
                     "Calico refuses such a policy"
                 )
-                yield _diagnostic(policy, ("spec", "tier"), message, scope)
+                yield Diagnostic.of(policy, NOT_ENFORCED, ("spec", "tier"), message, scope=scope)
             for path, effect in (*_of_hosts(policy), *_of_accounts(policy), *_of_requests(policy)):
-                yield _diagnostic(policy, path, f"{_CLUSTER} {effect}", scope)
+                yield Diagnostic.of(policy, NOT_ENFORCED, path, f"{_CLUSTER} {effect}", scope=scope)
 
 
 def calico_scope(cluster: Cluster, policy: CalicoPolicy) -> Scope:
@@ -118,9 +118,3 @@ def _of_requests(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
                     ("spec", direction.lower(), index, "http"),
                     "the rule allows some HTTP requests; the lab leaves the rule out",
                 )
-
-
-def _diagnostic(policy: CalicoPolicy, path: Path, message: str, scope: Scope) -> Diagnostic:
-    return Diagnostic(
-        NOT_ENFORCED, policy.kind, policy.namespace, policy.name, path, message, (), scope
-    )

@@ -61,16 +61,21 @@ def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
     for policy in policies:
         for path, rule in specifications(policy):
             if rule.node_selector is not None:
-                message = f"{_CLUSTER} it decides about connections of nodes"
-                yield _diagnostic(policy, (*path, "nodeSelector"), message, Scope(True))
+                yield Diagnostic.of(
+                    policy,
+                    NOT_ENFORCED,
+                    (*path, "nodeSelector"),
+                    f"{_CLUSTER} it decides about connections of nodes",
+                    scope=Scope(True),
+                )
         for section in sections(policy):
             pods = _subjects(cluster, policy, section.rule)
             scope = Scope(into=pods) if section.direction == "Ingress" else Scope(out_of=pods)
             for path, effect in _unenforced(section):
-                yield _diagnostic(policy, path, f"{_CLUSTER} {effect}", scope)
+                yield Diagnostic.of(policy, NOT_ENFORCED, path, f"{_CLUSTER} {effect}", scope=scope)
             for path, reason in _unknown_names(cluster, section):
                 message = f"not enforced by this lab, although a cluster allows it: {reason}"
-                yield _diagnostic(policy, path, message, scope)
+                yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=scope)
             unlearned = tuple(pod for pod in pods if pod not in pods_with_dns_rules)
             if unlearned:
                 yield from _unlearned_names(policy, section, unlearned)
@@ -106,12 +111,6 @@ def _subjects(cluster: Cluster, policy: CiliumPolicy, rule: CiliumRule) -> tuple
             policy.namespace,
             identity_labels(pod, labels.get(pod.namespace, {})),
         )
-    )
-
-
-def _diagnostic(policy: CiliumPolicy, path: Path, message: str, scope: Scope) -> Diagnostic:
-    return Diagnostic(
-        NOT_ENFORCED, policy.kind, policy.namespace, policy.name, path, message, (), scope
     )
 
 
@@ -211,14 +210,12 @@ def _unlearned_names(
     """Yield a diagnostic for names of which Cilium would not learn the addresses."""
     for index, rule in enumerate(section.rules):
         if isinstance(rule, CiliumEgressRule) and rule.to_fqdns:
-            yield Diagnostic(
+            yield Diagnostic.of(
+                policy,
                 NOT_ENFORCED,
-                policy.kind,
-                policy.namespace,
-                policy.name,
                 (*section.path, index, "toFQDNs"),
                 f"{_CLUSTER} no address is learned for the names: no rule with rules.dns sends "
                 f"the DNS requests of {pods[0]} to Cilium's proxy",
-                ('add toPorts with port 53 and rules: {dns: [{matchPattern: "*"}]}',),
-                Scope(out_of=pods),
+                'add toPorts with port 53 and rules: {dns: [{matchPattern: "*"}]}',
+                scope=Scope(out_of=pods),
             )

@@ -33,15 +33,12 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
                     reason = "only names of external hosts are resolved"
                 else:
                     continue
-                yield Diagnostic(
+                yield Diagnostic.of(
+                    policy,
                     NOT_ENFORCED,
-                    policy.kind,
-                    "",
-                    policy.name,
                     path,
                     f"not enforced by this lab, although a cluster allows {name}: {reason}",
-                    (),
-                    Scope(out_of=subjects_of(cluster, in_tier)),
+                    scope=Scope(out_of=subjects_of(cluster, in_tier)),
                 )
 
 

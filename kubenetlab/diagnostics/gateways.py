@@ -39,18 +39,14 @@ def check_gateways(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     node, peer = unreachable[0]
     others = f", and {len(unreachable) - 1} more routes" if len(unreachable) > 1 else ""
     pods = pods_of_nodes(cluster, segments)
-    yield Diagnostic(
+    yield Diagnostic.of(
+        config,
         GATEWAY_UNREACHABLE,
-        config.kind,
-        "",
-        config.name,
         ("fabric", "topology"),
         f"cni {name} needs all nodes on one layer-2 segment, but fabric.topology routed puts them "
         f"on {len(set(segments.values()))}: {node.name} has no route to the pods of {peer.name} "
         f"({peer.spec.pod_cidr}), because the gateway {peer.addresses[0]} is not on-link{others}",
-        (
-            "use a mode with tunnels, the same `segment` for the nodes, or a mode with BGP and a "
-            "router that has sessions with the nodes (fabric.bgp)",
-        ),
-        Scope(into=pods, out_of=pods),
+        "use a mode with tunnels, the same `segment` for the nodes, or a mode with BGP and a "
+        "router that has sessions with the nodes (fabric.bgp)",
+        scope=Scope(into=pods, out_of=pods),
     )

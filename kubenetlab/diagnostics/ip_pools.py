@@ -29,14 +29,12 @@ def check_ip_pools(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
             for attachment in cluster.all(Attachment)
             if any(is_in(address, pool.spec.cidr) for address in attachment.addresses)
         )
-        yield Diagnostic(
+        yield Diagnostic.of(
+            pool,
             POOL_NOT_ROUTED,
-            pool.kind,
-            "",
-            pool.name,
             ("spec", "vxlanMode"),
             f"nodes have no routes to addresses of {pool.spec.cidr} on other nodes: the pool has "
             "no tunnels, and with this backend of calico no node runs BIRD",
-            ("set vxlanMode to Always or CrossSubnet, or use the backend bgp",),
-            Scope(into=pods, out_of=pods),
+            "set vxlanMode to Always or CrossSubnet, or use the backend bgp",
+            scope=Scope(into=pods, out_of=pods),
         )

@@ -9,7 +9,6 @@ from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.plugins import kube_router
 from kubenetlab.api.plugins.kube_router import RouterPeer
 from kubenetlab.api.store import Cluster
-from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
@@ -38,18 +37,18 @@ def check_kube_router(cluster: Cluster, templates: Templates) -> Iterator[Diagno
         path = ("metadata", "annotations", kube_router.AS_NUMBER)
         if kube_router.AS_NUMBER in annotations:
             if has_mesh == "true" or (not has_mesh and not view.router_as):
-                yield _diagnostic(
-                    BGP_SETTING_UNUSED,
+                yield Diagnostic.of(
                     node,
+                    BGP_SETTING_UNUSED,
                     path,
                     "has no effect: with a full mesh, all nodes are in the autonomous system "
                     "clusterAsn",
                     "set nodesFullMesh to false",
                 )
         elif has_mesh == "false":
-            yield _diagnostic(
-                BGP_SETTING_UNUSED,
+            yield Diagnostic.of(
                 node,
+                BGP_SETTING_UNUSED,
                 ("metadata", "annotations"),
                 f"without a full mesh and without the annotation {kube_router.AS_NUMBER}, "
                 "kube-router starts no BGP in a cluster; here the node has no sessions with others",
@@ -75,19 +74,15 @@ def _peer_diagnostics(
     nodes = [family.address for each in views for family in each.families]
     if not families:
         message = f"no session with {peer.address}: the node has no IPv{version} address"
-        yield _diagnostic(BGP_PEER_UNUSED, node, path, message)
+        yield Diagnostic.of(node, BGP_PEER_UNUSED, path, message)
     elif peer.address in routers and settings is not None:
         if peer.as_number != settings.as_number:
             message = (
                 f"no session with {peer.address}: the router is in AS {settings.as_number} "
                 f"(fabric.bgp), and refuses sessions that expect AS {peer.as_number}"
             )
-            yield _diagnostic(BGP_PEER_UNUSED, node, path, message)
+            yield Diagnostic.of(node, BGP_PEER_UNUSED, path, message)
     elif peer.address not in nodes:
         message = f"nothing at {peer.address} has BGP in this lab: the session is never established"
-        hint = "set fabric.bgp, so that the router has BGP" if peer.address in routers else ""
-        yield _diagnostic(BGP_PEER_ABSENT, node, path, message, hint)
-
-
-def _diagnostic(code: str, node: Node, path: Path, message: str, hint: str = "") -> Diagnostic:
-    return Diagnostic(code, node.kind, "", node.name, path, message, (hint,) if hint else ())
+        hint = ("set fabric.bgp, so that the router has BGP",) if peer.address in routers else ()
+        yield Diagnostic.of(node, BGP_PEER_ABSENT, path, message, *hint)

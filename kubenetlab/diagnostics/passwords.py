@@ -28,17 +28,12 @@ def check_password(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     found = "there is none" if secret is None else "the value is missing or empty"
     pods = tuple(pod.full_name for pod in cluster.all(Pod) if not pod.spec.host_network)
     config = cluster.config
-    yield Diagnostic(
+    yield Diagnostic.of(
+        config,
         CREDENTIAL_MISSING,
-        config.kind,
-        "",
-        config.name,
         ("networking", "cni", option),
         f"expected a Secret {PLUGIN_NAMESPACE}/{name} with a password as {key}; {found}. Nodes "
         "have no tunnels, because packets must not cross the fabric unencrypted",
-        (
-            f"kubectl -n {PLUGIN_NAMESPACE} create secret generic {name} "
-            f"--from-literal={key}=PASSWORD",
-        ),
-        Scope(into=pods, out_of=pods),
+        f"kubectl -n {PLUGIN_NAMESPACE} create secret generic {name} --from-literal={key}=PASSWORD",
+        scope=Scope(into=pods, out_of=pods),
     )

@@ -144,7 +144,6 @@ def _label_command(name: str, labels: Mapping[str, str]) -> str:
 def _diagnostic(
     template: PodTemplate, code: str, path: Path, message: str, hints: tuple[str, ...] = ()
 ) -> Diagnostic:
-    owner = template.owner
     services = tuple(f"{service.namespace}/{service.name}" for service in template.services)
     scope = Scope(services=services, into=template.pods, out_of=template.pods)
-    return Diagnostic(code, owner.kind, owner.namespace, owner.name, path, message, hints, scope)
+    return Diagnostic.of(template.owner, code, path, message, *hints, scope=scope)

@@ -199,6 +199,4 @@ def _diagnostic(
     port: int = 0,
 ) -> Diagnostic:
     scope = Scope(services=(f"{service.namespace}/{service.name}",), port=port)
-    return Diagnostic(
-        code, service.kind, service.namespace, service.name, path, message, hints, scope
-    )
+    return Diagnostic.of(service, code, path, message, *hints, scope=scope)

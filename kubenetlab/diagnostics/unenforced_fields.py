@@ -199,15 +199,12 @@ def _is_harmless(node: Node, key: str, value: str) -> bool:
 
 
 def _annotation_diagnostic(owner: Node | Service, key: str, scope: Scope) -> Diagnostic:
-    return Diagnostic(
+    return Diagnostic.of(
+        owner,
         NOT_ENFORCED,
-        owner.kind,
-        owner.namespace,
-        owner.name,
         ("metadata", "annotations", key),
         "not enforced by this lab, although the CNI plugin uses this annotation in a cluster",
-        (),
-        scope,
+        scope=scope,
     )
 
 
