@@ -30,22 +30,17 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.diagnostics.policy_shadows import covering_rule, shadowing_policies
+from kubenetlab.diagnostics.policy_pods import is_given, listed
+from kubenetlab.diagnostics.policy_shadows import covering_rule, rules_of, shadowing_policies
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
 
 _DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
-_NAMED = 3
-"""Maximum number of policies or labels that a message lists."""
 
 
 def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield advice about every NetworkPolicy that a user created."""
-    policies = [
-        policy
-        for policy in cluster.all(NetworkPolicy)
-        if (policy.kind, *policy.key) in cluster.given and not policy.is_terminating
-    ]
+    policies = [policy for policy in cluster.all(NetworkPolicy) if is_given(cluster, policy)]
     if not policies:
         return
     selection = _Selection(cluster, templates)
@@ -58,7 +53,7 @@ def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
             names = [f"{other.namespace}/{other.name}" for other in shadows[policy.key]]
             message = (
                 "it allows nothing that other policies of the same pods do not allow: "
-                f"{_listed(names)}"
+                f"{listed(names)}"
             )
             yield Diagnostic.of(
                 policy, POLICY_SHADOWED, (), message, "delete it, or restrict the others"
@@ -126,7 +121,7 @@ def _check_subject(policy: NetworkPolicy, selection: _Selection) -> Iterator[Dia
     pods = selection.pods(policy.namespace, selector)
     if not pods:
         homes = selection.homes_of(selector)
-        hints = (f"namespaces with such pods: {_listed(homes)}",) if homes else ()
+        hints = (f"namespaces with such pods: {listed(homes)}",) if homes else ()
         message = (
             f"{_no_pod(policy.namespace, selector)}"
             f"{'' if homes else selection.guess_pod(policy.namespace, selector)}"
@@ -160,15 +155,6 @@ def _check_rules(
             yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, path, message)
 
 
-def rules_of(
-    policy: NetworkPolicy, direction: Direction
-) -> list[tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]]:
-    """Return the peers and ports of the rules of one direction."""
-    if direction == "Ingress":
-        return [(rule.from_, rule.ports) for rule in policy.spec.ingress]
-    return [(rule.to, rule.ports) for rule in policy.spec.egress]
-
-
 def _unmatched(policy: NetworkPolicy, peer: NetworkPolicyPeer, selection: _Selection) -> str:
     """Return the reason why a peer matches no pod; empty if it does, or is an ipBlock."""
     if peer.ip_block is not None:
@@ -190,7 +176,7 @@ def _unmatched(policy: NetworkPolicy, peer: NetworkPolicyPeer, selection: _Selec
     if len(namespaces) == 1:
         guess = selection.guess_pod(namespaces[0], pod_selector)
         return f"{_no_pod(namespaces[0], pod_selector)}{guess}"
-    return f"{_no_pod(_listed(namespaces), pod_selector)}"
+    return f"{_no_pod(listed(namespaces), pod_selector)}"
 
 
 def _check_ports(
@@ -276,8 +262,3 @@ def _guess(selector: LabelSelector, candidates: Sequence[Labels]) -> str:
         ):
             return guess
     return ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

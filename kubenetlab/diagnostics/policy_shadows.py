@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
-from typing import Final
 
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, matches_labels
 from kubenetlab.api.policies.network_policy import (
@@ -21,12 +20,11 @@ from kubenetlab.api.policies.network_policy import (
     NetworkPolicyPort,
 )
 from kubenetlab.api.values import ip
+from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
 
 Rule = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
 """Peers and ports of a rule; without peers or ports, it allows all of them."""
 _Key = tuple[str, str]
-_MAX_COMPARED: Final = 50
-"""Number of policies of the same pods with which a policy is compared."""
 
 
 def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[NetworkPolicy]]:
@@ -35,13 +33,18 @@ def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[
     Of two equal policies, the later one is redundant. Policies without rules are left out: they
     isolate pods that do not exist yet.
     """
-    index = _Index(policies)
+    indexes: dict[str, PairIndex[NetworkPolicy]] = {}
+    """Policies of each namespace."""
+    for policy in policies:
+        index = indexes.setdefault(policy.namespace, PairIndex())
+        index.add(policy.spec.pod_selector.match_labels.items(), policy)
     result: dict[_Key, list[NetworkPolicy]] = {}
     for policy in reversed(policies):
         if not (policy.spec.ingress or policy.spec.egress):
             continue
-        others = (other for other in index.covering(policy) if other.key not in result)
-        replacing = _replacing(policy, list(islice(others, _MAX_COMPARED)))
+        selecting = _selecting_all(policy, indexes[policy.namespace])
+        others = (other for other in selecting if other.key not in result)
+        replacing = _replacing(policy, list(islice(others, MAX_COMPARED)))
         if replacing:
             result[policy.key] = replacing
     return result
@@ -62,23 +65,14 @@ def covering_rule(rules: Sequence[Rule], index: int) -> int | None:
     return None
 
 
-class _Index:
-    """Policies by namespace and by one of the labels that they require."""
-
-    def __init__(self, policies: Iterable[NetworkPolicy]) -> None:
-        self._by_label: dict[tuple[str, tuple[str, str] | None], list[NetworkPolicy]] = {}
-        for policy in policies:
-            label = next(iter(policy.spec.pod_selector.match_labels.items()), None)
-            self._by_label.setdefault((policy.namespace, label), []).append(policy)
-
-    def covering(self, policy: NetworkPolicy) -> Iterator[NetworkPolicy]:
-        """Yield the other policies that select all pods that a policy selects."""
-        selector = policy.spec.pod_selector
-        keys = (None, *selector.match_labels.items(), *single_values(selector))
-        for key in dict.fromkeys(keys):
-            for other in self._by_label.get((policy.namespace, key), ()):
-                if other is not policy and selects_all(other.spec.pod_selector, selector):
-                    yield other
+def _selecting_all(
+    policy: NetworkPolicy, index: PairIndex[NetworkPolicy]
+) -> Iterator[NetworkPolicy]:
+    """Yield the other policies of an index that select all pods that a policy selects."""
+    selector = policy.spec.pod_selector
+    for other in index.matching((*selector.match_labels.items(), *single_values(selector))):
+        if other is not policy and selects_all(other.spec.pod_selector, selector):
+            yield other
 
 
 def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[NetworkPolicy]:
@@ -88,7 +82,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
         isolating = [other for other in others if direction in other.directions]
         if not isolating:
             return []
-        rules = _rules(policy, direction)
+        rules = rules_of(policy, direction)
         if not rules and not any(direction in other.directions for other in used.values()):
             used[isolating[0].key] = isolating[0]
         for rule in rules:
@@ -96,7 +90,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
                 (
                     other
                     for other in isolating
-                    if any(_covers(candidate, rule) for candidate in _rules(other, direction))
+                    if any(_covers(candidate, rule) for candidate in rules_of(other, direction))
                 ),
                 None,
             )
@@ -106,7 +100,8 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
     return list(used.values())
 
 
-def _rules(policy: NetworkPolicy, direction: Direction) -> list[Rule]:
+def rules_of(policy: NetworkPolicy, direction: Direction) -> list[Rule]:
+    """Return the peers and ports of the rules of one direction."""
     if direction == "Ingress":
         return [(rule.from_, rule.ports) for rule in policy.spec.ingress]
     return [(rule.to, rule.ports) for rule in policy.spec.egress]
@@ -190,7 +185,7 @@ def selects_all(selector: LabelSelector, other: LabelSelector) -> bool:
     )
 
 
-def single_values(selector: LabelSelector) -> Iterable[tuple[str, str]]:
+def single_values(selector: LabelSelector) -> Iterator[Pair]:
     """Yield the labels that expressions with one value require."""
     for requirement in selector.match_expressions:
         if requirement.operator == "In" and len(requirement.values) == 1:
