@@ -47,7 +47,12 @@ from kubenetlab.api.policies.network_policy import IPBlock
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.values import ip
 from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
-from kubenetlab.diagnostics.policy_shadows import has_block, selects_all, single_values
+from kubenetlab.diagnostics.policy_shadows import (
+    covering_rule,
+    has_block,
+    selects_all,
+    single_values,
+)
 
 
 class Entity(Struct, frozen=True):
@@ -216,21 +221,6 @@ def _has_port(port: CiliumPortProtocol, other: CiliumPortProtocol) -> bool:
     return limits[0] <= inner[0] and inner[1] <= limits[1]
 
 
-def covering_rule(rules: Sequence[AnyCiliumRule], namespace: str, index: int) -> int | None:
-    """Return the number of another rule of a list that contains a rule; None if there is none.
-
-    Of two equal rules, only the later one is covered.
-    """
-    for number, other in enumerate(rules):
-        if (
-            number != index
-            and covers(other, namespace, rules[index], namespace)
-            and (number < index or not covers(rules[index], namespace, other, namespace))
-        ):
-            return number
-    return None
-
-
 class PolicyList(Struct, frozen=True):
     """A list of rules of a policy."""
 
@@ -281,10 +271,12 @@ def _pairs(subjects: LabelSelector) -> list[Pair]:
 
 def redundancy(each: PolicyList, index: int, lists: PolicyLists) -> str:
     """Return the reason why a rule has no effect; empty if it may have one."""
-    section, rule = each.section, each.section.rules[index]
+    section, rule, namespace = each.section, each.section.rules[index], each.policy.namespace
     if means_nothing(rule) or not is_comparable(rule):
         return ""
-    number = covering_rule(section.rules, each.policy.namespace, index)
+    number = covering_rule(
+        section.rules, index, lambda one, other: covers(one, namespace, other, namespace)
+    )
     if number is not None:
         other_rule = format_path((*section.path, number))
         if section.is_deny:

@@ -31,7 +31,12 @@ from kubenetlab.diagnostics.model import (
     Diagnostic,
 )
 from kubenetlab.diagnostics.policy_pods import is_given, listed
-from kubenetlab.diagnostics.policy_shadows import covering_rule, rules_of, shadowing_policies
+from kubenetlab.diagnostics.policy_shadows import (
+    covering_rule,
+    covers,
+    rules_of,
+    shadowing_policies,
+)
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
 
@@ -149,7 +154,7 @@ def _check_rules(
                 peer_path = (*path, peers_field, number)
                 yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, peer_path, message)
         yield from _check_ports(policy, direction, peers, ports, path, selection)
-        other = covering_rule(rules, index)
+        other = covering_rule(rules, index, covers)
         if other is not None:
             message = f"it allows nothing that spec.{field}[{other}] does not allow"
             yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, path, message)

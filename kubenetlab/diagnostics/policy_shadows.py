@@ -7,9 +7,10 @@ one other rule is not made, so that a redundant policy may remain unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
+from typing import TypeVar
 
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, matches_labels
 from kubenetlab.api.policies.network_policy import (
@@ -25,6 +26,7 @@ from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
 Rule = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
 """Peers and ports of a rule; without peers or ports, it allows all of them."""
 _Key = tuple[str, str]
+T = TypeVar("T")
 
 
 def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[NetworkPolicy]]:
@@ -50,16 +52,21 @@ def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[
     return result
 
 
-def covering_rule(rules: Sequence[Rule], index: int) -> int | None:
-    """Return the number of another rule that allows all that a rule allows; None if there is none.
+def covering_rule(
+    rules: Sequence[T], index: int, is_covering: Callable[[T, T], bool]
+) -> int | None:
+    """Return the number of another rule that covers a rule; None if there is none.
 
-    Of two equal rules, only the later one is covered.
+    Of two rules that cover each other, only the later one is covered.
+
+    is_covering: returns True if the first rule covers the second one.
     """
+    rule = rules[index]
     for number, other in enumerate(rules):
         if (
             number != index
-            and _covers(other, rules[index])
-            and (number < index or not _covers(rules[index], other))
+            and is_covering(other, rule)
+            and (number < index or not is_covering(rule, other))
         ):
             return number
     return None
@@ -90,7 +97,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
                 (
                     other
                     for other in isolating
-                    if any(_covers(candidate, rule) for candidate in rules_of(other, direction))
+                    if any(covers(candidate, rule) for candidate in rules_of(other, direction))
                 ),
                 None,
             )
@@ -107,7 +114,7 @@ def rules_of(policy: NetworkPolicy, direction: Direction) -> list[Rule]:
     return [(rule.to, rule.ports) for rule in policy.spec.egress]
 
 
-def _covers(rule: Rule, other: Rule) -> bool:
+def covers(rule: Rule, other: Rule) -> bool:
     """Return True if a rule allows everything that another one allows."""
     peers, ports = rule
     other_peers, other_ports = other
