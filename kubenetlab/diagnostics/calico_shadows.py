@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from math import inf
 
 from msgspec import Struct
@@ -120,7 +121,8 @@ class PolicyLists:
                     return Decision(other, index)
         return None
 
-    def _containing(self, each: PolicyList) -> list[PolicyList]:
+    def _containing(self, each: PolicyList) -> Iterator[PolicyList]:
+        """Yield former lists of the same direction whose subjects contain those of a list."""
         found = (
             other
             for other in self._index.matching(required_pairs(each.subjects))
@@ -128,7 +130,7 @@ class PolicyLists:
             and other.place < each.place
             and implies(each.subjects, other.subjects)
         )
-        return [other for other, _ in zip(found, range(MAX_COMPARED), strict=False)]
+        return islice(found, MAX_COMPARED)
 
 
 def _tier_of(each: PolicyList) -> str:
