@@ -67,9 +67,7 @@ class PingResult(Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         """Raise TypeError: `assert lab.ping(…)` could mean both of two properties."""
-        raise TypeError(
-            "a PingResult is neither true nor false: ask for .ok (as promised) or .is_answered"
-        )
+        raise TypeError(_UNDECIDED.format("PingResult", ".is_answered"))
 
     @property
     def is_answered(self) -> bool:
@@ -156,9 +154,7 @@ class PingSeries(Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         """Raise TypeError: `assert lab.ping_series(…)` could mean both of two properties."""
-        raise TypeError(
-            "a PingSeries is neither true nor false: ask for .ok (as promised) or .answered"
-        )
+        raise TypeError(_UNDECIDED.format("PingSeries", ".answered"))
 
 
 class ReportedDiagnostic(Struct, frozen=True):
