@@ -128,6 +128,11 @@ class Cluster(Struct, frozen=True, eq=False):
         configs = self.all(ClusterConfig)
         return configs[0] if configs else ClusterConfig()
 
+    @property
+    def labels_of_namespaces(self) -> Mapping[str, Labels]:
+        """Labels of each namespace."""
+        return self.index(Namespace, _labels_by_name)
+
     def pods_on(self, node: str) -> Sequence[Pod]:
         """Return the pods bound to a node, in order of creation."""
         return self.index(Pod, _by_node).get(node, ())
@@ -307,6 +312,10 @@ def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
         for pair in pod.labels.items():
             groups.setdefault((pod.namespace, *pair), []).append(pod)
     return groups
+
+
+def _labels_by_name(namespaces: Iterable[Namespace]) -> dict[str, Labels]:
+    return {namespace.name: namespace.labels for namespace in namespaces}
 
 
 def _by_controller(objects: Iterable[R]) -> dict[str, list[R]]:

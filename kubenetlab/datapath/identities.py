@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from kubenetlab.api.core import Namespace, Node
+from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import identity_labels, texts
@@ -49,7 +49,7 @@ def cluster_pods(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Clust
     """Return every pod with a link of its own, by namespace and name."""
     pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
     nodes = {node.name: node.addresses for node in cluster.all(Node)}
-    namespaces = {space.name: dict(space.labels) for space in cluster.all(Namespace)}
+    namespaces = cluster.labels_of_namespaces
 
     def build(
         former: VersionedMap[_Key, ClusterPod] | None, *changes_by_map: ChangedEntries[_Key, object]

@@ -6,7 +6,7 @@ policies that apply to all of its pods.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -203,8 +203,8 @@ class _Items:
         self._templates = templates
 
     @cached_property
-    def _of_namespaces(self) -> dict[str, Labels]:
-        return dict(namespace_labels(tuple(self._cluster.all(Namespace))))
+    def _of_namespaces(self) -> Mapping[str, Labels]:
+        return self._cluster.index(Namespace, namespace_labels)
 
     @cached_property
     def _pods(self) -> LabelIndex:

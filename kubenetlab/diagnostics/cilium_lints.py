@@ -63,7 +63,6 @@ from kubenetlab.diagnostics.policy_pods import (
     LabelIndex,
     PodLabels,
     is_given,
-    labels_of_namespaces,
     listed,
     possible_pods,
     unknown_port,
@@ -129,7 +128,7 @@ class _Candidates:
 
     @cached_property
     def _index(self) -> LabelIndex:
-        of_namespaces = labels_of_namespaces(self._cluster)
+        of_namespaces = self._cluster.labels_of_namespaces
         return LabelIndex(
             (pod, identity_labels(pod, of_namespaces.get(pod.namespace, {})))
             for pod in possible_pods(self._cluster, self._templates)

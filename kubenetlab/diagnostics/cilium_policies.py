@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import (
@@ -96,7 +95,7 @@ def _subjects(cluster: Cluster, policy: CiliumPolicy, rule: CiliumRule) -> tuple
     """Return `namespace/name` of the pods to which a specification of a policy applies."""
     if rule.endpoint_selector is None:
         return ()
-    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    labels = cluster.labels_of_namespaces
     selector = subjects_selector(rule.endpoint_selector, policy.namespace)
     # Most pods lack a label of the selector, so that the rest of their identity does not matter.
     own = {key: value for key, value in single_values(selector) if not is_inherited(key)}

@@ -7,7 +7,6 @@ from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
-from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.tiers import TierPolicy
@@ -88,7 +87,7 @@ def pods_of_nodes(cluster: Cluster, nodes: Iterable[str]) -> tuple[str, ...]:
 
 def subjects_of(cluster: Cluster, policy: TierPolicy) -> tuple[str, ...]:
     """Return `namespace/name` of the pods to which a policy of a tier applies."""
-    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    labels = cluster.labels_of_namespaces
     return tuple(
         pod.full_name
         for pod in cluster.all(Pod)

@@ -7,7 +7,6 @@ from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
-from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Labels, ObjectMeta, Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -97,11 +96,6 @@ def unknown_port(
         f"no destination has a {of_protocol}port named {name}{guess}",
         f"names of their {of_protocol}ports: {', '.join(declared) or 'none'}",
     )
-
-
-def labels_of_namespaces(cluster: Cluster) -> dict[str, Labels]:
-    """Return the labels of each namespace."""
-    return {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
 
 
 def is_given(cluster: Cluster, obj: Resource) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Final
 
-from kubenetlab.api.core import Namespace, Node, Taint
+from kubenetlab.api.core import Node, Taint
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod, PodSpec, Toleration
 from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
@@ -36,9 +36,7 @@ class NodeAssignments:
             node.name: [pod for pod in cluster.pods_on(node.name) if not pod.is_finished]
             for node in self.nodes
         }
-        self._namespaces = {
-            namespace.name: namespace.labels for namespace in cluster.all(Namespace)
-        }
+        self._namespaces = cluster.labels_of_namespaces
         self.has_anti_affinity = any(
             _anti_affinity(pod) for pods in self.pods.values() for pod in pods
         )

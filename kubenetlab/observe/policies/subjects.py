@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -32,8 +31,7 @@ class Subjects:
 
     def namespace_labels(self, pod: Pod) -> Labels:
         """Return the labels of a pod's namespace."""
-        namespace = self._cluster.get(Namespace, "", pod.namespace)
-        return {} if namespace is None else namespace.labels
+        return self._cluster.labels_of_namespaces.get(pod.namespace, {})
 
     def ports_named(self, pod: str, name: str, protocol: str) -> Iterator[int]:
         """Yield the ports of a pod with a name; none for other hosts, which have no names."""
