@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from msgspec import structs
@@ -25,10 +27,9 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.calico_policies import WORLDS, with_calico
-from tests.policies import TRAFFIC
-from tests.tier_policies import Document, parties_of
+from tests.tier_policies import Document
+from tests.unit.diagnostics.policy_advice import advice_in, codes_in, verdicts
 from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
 CALICO = NODES.replace("---", "networking: {cni: calico}\n---")
@@ -59,17 +60,8 @@ def policy(spec: str, name: str = "p", namespace: str = "default") -> str:
     )
 
 
-def advice(documents: str, nodes: str = CALICO) -> list[tuple[str, str, str]]:
-    """Return (code, subject, message) of the advice in a lab with the pod `default/one`."""
-    return [
-        (each.code, each.subject, each.message)
-        for each in diagnostics_of(main("") + documents, nodes)
-        if each.code in ADVICE
-    ]
-
-
-def codes(documents: str, nodes: str = CALICO) -> list[tuple[str, str]]:
-    return [(code, subject.partition(": ")[2]) for code, subject, _ in advice(documents, nodes)]
+advice = partial(advice_in, CALICO)
+codes = partial(codes_in, CALICO)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +272,7 @@ def test_a_former_tier_decides_unless_it_passes() -> None:
 def test_policies_of_other_modes_have_no_advice() -> None:
     """They are reported as not enforced."""
     documents = policy("selector: app == 'absent'") + SET % "NetworkSet"
-    assert codes(documents, NODES) == []
+    assert codes_in(NODES, documents) == []
 
 
 @settings(max_examples=60)
@@ -297,18 +289,6 @@ def test_what_has_no_effect_can_be_removed(
 
 
 KINDS = {kind.kind: kind for kind in (*CALICO_POLICY_KINDS, *CALICO_GROUP_KINDS)}
-
-
-def verdicts(cluster: Cluster) -> list[bool]:
-    evaluator = Evaluator(cluster)
-    return [
-        evaluator.verdict(source, destination, traffic).is_allowed
-        for version in (4, 6)
-        for source in parties_of(version)
-        for destination in parties_of(version)
-        if source.pod or source.node != destination.node
-        for traffic in TRAFFIC
-    ]
 
 
 def removed(cluster: Cluster, diagnostic: Diagnostic) -> Cluster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from msgspec import structs
@@ -27,10 +29,9 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.cilium_policies import WORLDS, with_cilium
-from tests.policies import TRAFFIC
-from tests.tier_policies import Document, parties_of
+from tests.tier_policies import Document
+from tests.unit.diagnostics.policy_advice import advice_in, codes_in, verdicts
 from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
 CILIUM = NODES.replace("---", "networking: {cni: cilium}\n---")
@@ -54,18 +55,8 @@ def policy(rules: str, name: str = "p", selector: str = "{}", namespace: str = "
     )
 
 
-def advice(documents: str, nodes: str = CILIUM) -> list[tuple[str, str, str]]:
-    """Return (code, subject, message) of the advice in a lab with the pod `default/one`."""
-    pods = main("")
-    return [
-        (each.code, each.subject, each.message)
-        for each in diagnostics_of(pods + documents, nodes)
-        if each.code in ADVICE
-    ]
-
-
-def codes(documents: str, nodes: str = CILIUM) -> list[tuple[str, str]]:
-    return [(code, subject.partition(": ")[2]) for code, subject, _ in advice(documents, nodes)]
+advice = partial(advice_in, CILIUM)
+codes = partial(codes_in, CILIUM)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +224,7 @@ def test_a_policy_without_effect_beside_others() -> None:
 
 def test_policies_of_other_modes_have_no_advice() -> None:
     """They are reported as not enforced."""
-    assert codes(policy("ingress: [{}]", selector="{matchLabels: {a: b}}") + GROUP, NODES) == []
+    assert codes_in(NODES, policy("ingress: [{}]", selector="{matchLabels: {a: b}}") + GROUP) == []
 
 
 @settings(max_examples=60)
@@ -253,18 +244,6 @@ def test_what_has_no_effect_can_be_removed(
 
 
 KINDS = {kind.kind: kind for kind in (*CILIUM_KINDS, CiliumCIDRGroup)}
-
-
-def verdicts(cluster: Cluster) -> list[bool]:
-    evaluator = Evaluator(cluster)
-    return [
-        evaluator.verdict(source, destination, traffic).is_allowed
-        for version in (4, 6)
-        for source in parties_of(version)
-        for destination in parties_of(version)
-        if source.pod or source.node != destination.node
-        for traffic in TRAFFIC
-    ]
 
 
 def removed(cluster: Cluster, diagnostic: Diagnostic) -> Cluster:
