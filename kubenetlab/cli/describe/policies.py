@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.cli.describe.fields import print_field, print_heading
-from kubenetlab.cli.describe.policy_cells import selector_text, subject
+from kubenetlab.cli.describe.policy_cells import subject
 from kubenetlab.cli.terminal.printing import echo, print_data
 from kubenetlab.cli.terminal.theme import MUTED, WARNING, paint
 
@@ -53,7 +51,7 @@ def describe_network_policy(client: Client, document: JsonMapping) -> None:
     print_heading("Selected Pods")
     _print_hosts(named(selected), 1)
     print_heading("Spec")
-    selector = _text(policy.spec.pod_selector)
+    selector = str(policy.spec.pod_selector)
     everything = " (Allowing the specific traffic to all pods in this namespace)"
     print_field("PodSelector", selector or f"<none>{everything}", 1)
     rules = _Rules(policy, members, selected)
@@ -133,7 +131,7 @@ def _print_cidr_groups(rule: CiliumRule, cluster: Cluster) -> None:
             groups[group.name] = ranges or paint("<none>", WARNING)
         if not found:
             selector = entry.cidr_group_selector or LabelSelector()
-            name = entry.cidr_group_ref or f"selector {_text(selector) or '<none>'}"
+            name = entry.cidr_group_ref or f"selector {str(selector) or '<none>'}"
             groups[name] = paint("no such group, so it matches nothing", WARNING)
     if groups:
         print_heading("CIDR Groups")
@@ -287,9 +285,9 @@ class _Rules:
             _print_hosts(self._members.hosts_in(peer.ip_block), 4)
             return
         if peer.namespace_selector is not None:
-            echo(f"      NamespaceSelector: {_text(peer.namespace_selector) or '<none>'}")
+            echo(f"      NamespaceSelector: {str(peer.namespace_selector) or '<none>'}")
         if peer.pod_selector is not None:
-            echo(f"      PodSelector: {_text(peer.pod_selector) or '<none>'}")
+            echo(f"      PodSelector: {str(peer.pod_selector) or '<none>'}")
         _print_hosts(named(self._members.pods_of(self._policy, peer)), 4)
 
 
@@ -307,8 +305,3 @@ def _print_hosts(hosts: Sequence[NamedHost], depth: int) -> None:
         echo(f"{indent}{host}")
     if len(hosts) > _MAX_HOSTS:
         echo(f"{indent}… and {len(hosts) - _MAX_HOSTS} more")
-
-
-def _text(selector: LabelSelector) -> str:
-    """Return a selector as in kubectl; empty for one that matches everything."""
-    return selector_text(msgspec.to_builtins(selector), empty="")

@@ -6,13 +6,16 @@ of kubernetes-sigs/network-policy-api apis/v1alpha2 (0.2.0).
 
 from __future__ import annotations
 
+import msgspec
+
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.meta import LabelSelector
 from kubenetlab.cli.describe.cells import Document, spec_field
 
 
 def pod_selector(policy: Document) -> str:
     """Return the selector of a NetworkPolicy as in kubectl."""
-    return selector_text(spec_field(policy, "podSelector", {}))
+    return _selector_text(spec_field(policy, "podSelector", {}))
 
 
 def subject(policy: Document) -> str:
@@ -20,10 +23,10 @@ def subject(policy: Document) -> str:
     selection = spec_field(policy, "subject", {})
     pods = selection.get("pods")
     if pods is None:
-        return f"namespaces {selector_text(selection.get('namespaces') or {}, empty='all')}"
+        return f"namespaces {_selector_text(selection.get('namespaces') or {}, empty='all')}"
     return (
-        f"pods {selector_text(pods['podSelector'], empty='all')} in namespaces "
-        f"{selector_text(pods.get('namespaceSelector') or {}, empty='all')}"
+        f"pods {_selector_text(pods['podSelector'], empty='all')} in namespaces "
+        f"{_selector_text(pods.get('namespaceSelector') or {}, empty='all')}"
     )
 
 
@@ -37,32 +40,13 @@ def endpoints(policy: Document) -> str:
     """Return the selectors of the specifications of a policy of Cilium: `app=web; all`."""
     rules = [*filter(None, (policy.get("spec"),)), *policy.get("specs", ())]
     return "; ".join(
-        selector_text(rule["endpointSelector"], empty="all")
+        _selector_text(rule["endpointSelector"], empty="all")
         if "endpointSelector" in rule
-        else f"nodes {selector_text(rule.get('nodeSelector', {}), empty='all')}"
+        else f"nodes {_selector_text(rule.get('nodeSelector', {}), empty='all')}"
         for rule in rules
     )
 
 
-def selector_text(selector: JsonMapping, *, empty: str = "<none>") -> str:
-    """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
-
-    Source: k8s.io/apimachinery pkg/apis/meta/v1/helpers.go FormatLabelSelector.
-    """
-    labels = {key: f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()}
-    requirements = [
-        (entry["key"], _requirement_text(entry)) for entry in selector.get("matchExpressions", ())
-    ]
-    return ",".join(text for _, text in sorted([*labels.items(), *requirements])) or empty
-
-
-def _requirement_text(requirement: JsonMapping) -> str:
-    key, values = requirement["key"], ",".join(sorted(requirement.get("values", ())))
-    match requirement["operator"]:
-        case "In":
-            return f"{key} in ({values})"
-        case "NotIn":
-            return f"{key} notin ({values})"
-        case "DoesNotExist":
-            return f"!{key}"
-    return str(key)
+def _selector_text(selector: JsonMapping, *, empty: str = "<none>") -> str:
+    """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`."""
+    return str(msgspec.convert(selector, LabelSelector)) or empty
