@@ -58,7 +58,6 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.diagnostics.policies import selector_text
 from kubenetlab.diagnostics.policy_pods import (
     LabelIndex,
     PodLabels,
@@ -169,7 +168,7 @@ class _Candidates:
             field, endpoints = "fromEndpoints", rule.from_endpoints
         for index, selector in enumerate(endpoints or ()):
             if _can_be_known(selector) and not self._has_peer(selector, policy.namespace):
-                reason = f"no pod and no workload has the labels {selector_text(selector)}"
+                reason = f"no pod and no workload has the labels {selector}"
                 if not (selector.match_labels or selector.match_expressions):
                     reason = f"namespace {policy.namespace} has no pod"
                 yield (*path, field, index), reason
@@ -194,7 +193,7 @@ class _Candidates:
             elif selector is not None and not selector.matches({}):
                 yield (
                     (*path, field, index, "cidrGroupSelector"),
-                    f"no CiliumCIDRGroup has the labels {selector_text(selector)}",
+                    f"no CiliumCIDRGroup has the labels {selector}",
                 )
 
     def _unmatched_service(self, policy: CiliumPolicy, entry: CiliumService) -> str:
@@ -229,7 +228,7 @@ def _check_subject(
     if found is not None and (found.is_isolated or any(each.is_isolated for each in matching)):
         return
     where = f" in namespace {policy.namespace}" if policy.namespace else ""
-    message = f"no pod and no workload{where} has the labels {selector_text(selector)}"
+    message = f"no pod and no workload{where} has the labels {selector}"
     if not (selector.match_labels or selector.match_expressions):
         message = f"there is no pod{where}"
     if found is not None:

@@ -170,9 +170,8 @@ def _unmatched(policy: NetworkPolicy, peer: NetworkPolicyPeer, selection: _Selec
     else:
         namespaces = selection.namespaces(peer.namespace_selector)
         if not namespaces:
-            labels = selector_text(peer.namespace_selector)
             guess = selection.guess_namespace(peer.namespace_selector)
-            return f"no namespace has the labels {labels}{guess}"
+            return f"no namespace has the labels {peer.namespace_selector}{guess}"
     pods = [spec for name in namespaces for spec in selection.pods(name, pod_selector)]
     if any(not spec.host_network for spec in pods):
         return ""
@@ -234,28 +233,11 @@ def _destinations(
                 yield from selection.pods(name, peer.pod_selector or LabelSelector())
 
 
-def selector_text(selector: LabelSelector) -> str:
-    """Return a selector as kubectl writes it, such as `app=web,tier in (a,b),!old`."""
-    parts = [f"{key}={value}" for key, value in selector.match_labels.items()]
-    for requirement in selector.match_expressions:
-        key, values = requirement.key, ",".join(requirement.values)
-        parts.append(
-            {
-                "In": f"{key} in ({values})",
-                "NotIn": f"{key} notin ({values})",
-                "Exists": key,
-                "DoesNotExist": f"!{key}",
-            }[requirement.operator]
-        )
-    return ",".join(parts)
-
-
 def _no_pod(namespace: str, selector: LabelSelector) -> str:
     """Return the message that no pod of a namespace is selected."""
-    labels = selector_text(selector)
-    if not labels:
+    if not str(selector):
         return f"namespace {namespace} has no pod"
-    return f"no pod and no workload in namespace {namespace} has the labels {labels}"
+    return f"no pod and no workload in namespace {namespace} has the labels {selector}"
 
 
 def _guess(selector: LabelSelector, candidates: Sequence[Labels]) -> str:
