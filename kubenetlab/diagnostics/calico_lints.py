@@ -183,14 +183,18 @@ def _check_ports(
     if selector is not None and _needs_accounts(labels_in(selector)):
         return
     first = subject_selector(policy) if direction == "Ingress" else All()
-    pods = [each for each in items.pods(first) if selector is None or selector.matches(each.labels)]
+    destinations = [
+        each.ports
+        for each in items.pods(first)
+        if selector is None or selector.matches(each.labels)
+    ]
     protocols = [
         protocol
         for protocol in ("TCP", "UDP", "SCTP")
         if rule.protocol_number in (None, PROTOCOLS[protocol])
     ]
     for index, name in names.items():
-        if protocols and (found := unknown_port(name, protocols, pods)) is not None:
+        if protocols and (found := unknown_port(name, protocols, destinations)) is not None:
             port_path = (*path, "destination", "ports", index)
             yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, *found)
 

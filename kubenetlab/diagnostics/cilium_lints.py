@@ -245,7 +245,7 @@ def _check_ports(
         for place, port in enumerate(entry.ports):
             if numbers_of(port) is not None:
                 continue
-            destinations = candidates.destinations(each, rule)
+            destinations = [pod.ports for pod in candidates.destinations(each, rule)]
             found = unknown_port(port.port.lower(), protocols_of(port), destinations)
             if found is not None:
                 port_path = (*path, "toPorts", number, "ports", place, "port")

@@ -30,7 +30,7 @@ from kubenetlab.diagnostics.model import (
     POLICY_SHADOWED,
     Diagnostic,
 )
-from kubenetlab.diagnostics.policy_pods import is_given, listed
+from kubenetlab.diagnostics.policy_pods import is_given, listed, named_ports, unknown_port
 from kubenetlab.diagnostics.policy_shadows import (
     covering_rule,
     covers,
@@ -195,21 +195,11 @@ def _check_ports(
     for number, port in enumerate(ports):
         if not isinstance(port.port, str):
             continue
-        destinations = list(_destinations(policy, direction, peers, selection))
-        declared = {
-            declaration.name: declaration
-            for spec in destinations
-            for container in spec.long_running_containers
-            for declaration in container.ports
-            if declaration.name and declaration.protocol == port.protocol
-        }
-        if destinations and port.port not in declared:
-            known = ", ".join(sorted(declared)) or "none"
-            guess = did_you_mean(port.port, sorted(declared))
-            message = f"no destination has a {port.protocol} port named {port.port}{guess}"
+        destinations = _destinations(policy, direction, peers, selection)
+        found = unknown_port(port.port, [port.protocol], [*map(named_ports, destinations)])
+        if found is not None:
             port_path = (*path, "ports", number, "port")
-            hint = f"names of their {port.protocol} ports: {known}"
-            yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, message, hint)
+            yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, *found)
 
 
 def _destinations(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
 from kubenetlab.api.meta import Labels, ObjectMeta, Resource
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
@@ -59,12 +60,7 @@ class LabelIndex:
         """Prepare the index of pods with the labels that policies see."""
         found: dict[tuple[frozenset[Pair], bool, frozenset[NamedPort]], PodLabels] = {}
         for pod, labels in pods:
-            ports = frozenset(
-                (port.protocol, port.name)
-                for container in pod.spec.long_running_containers
-                for port in container.ports
-                if port.name
-            )
+            ports = named_ports(pod.spec)
             entry = PodLabels(labels, not pod.spec.host_network, ports)
             found.setdefault((frozenset(labels.items()), entry.is_isolated, ports), entry)
         self._all = list(found.values())
@@ -78,15 +74,27 @@ class LabelIndex:
         return min((self._by_pair.get(pair, []) for pair in pairs), key=len, default=self._all)
 
 
+def named_ports(spec: PodSpec) -> frozenset[NamedPort]:
+    """Return the ports of a pod that have names."""
+    return frozenset(
+        (port.protocol, port.name)
+        for container in spec.long_running_containers
+        for port in container.ports
+        if port.name
+    )
+
+
 def unknown_port(
-    name: str, protocols: Sequence[str], destinations: Sequence[PodLabels]
+    name: str, protocols: Sequence[str], destinations: Sequence[AbstractSet[NamedPort]]
 ) -> tuple[str, str] | None:
     """Return a message and a hint if no destination has a port of a name, else None.
 
     Without destinations nothing is known about their ports.
+
+    destinations: ports with names of each destination.
     """
     declared = sorted(
-        {known for each in destinations for protocol, known in each.ports if protocol in protocols}
+        {known for ports in destinations for protocol, known in ports if protocol in protocols}
     )
     if not destinations or name in declared:
         return None
