@@ -20,7 +20,7 @@ from kubenetlab.api.policies.cilium_labels import identity_labels, texts
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import has_addresses
-from kubenetlab.versioned import ChangedEntries, VersionedMap
+from kubenetlab.versioned import VersionedMap
 
 FIRST, LAST = 256, 65535
 """Range of the numbers; smaller ones are reserved for peers without labels."""
@@ -50,19 +50,13 @@ def cluster_pods(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Clust
     pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
     nodes = {node.name: node.addresses for node in cluster.all(Node)}
     namespaces = cluster.labels_of_namespaces
-
-    def build(
-        former: VersionedMap[_Key, ClusterPod] | None, *changes_by_map: ChangedEntries[_Key, object]
-    ) -> VersionedMap[_Key, ClusterPod]:
-        known = VersionedMap[_Key, ClusterPod]() if former is None else former
-        changes: dict[_Key, ClusterPod | None] = {}
-        for key in dict.fromkeys(key for news in changes_by_map for key in news):
-            current = _cluster_pod(pods.get(key), attachments.get(key), nodes, namespaces)
-            previous = known.get(key)
-            changes[key] = previous if previous == current else current
-        return known.with_changes(changes)
-
-    return cache.follow("cluster pods", build, pods, attachments, given=(nodes, namespaces))
+    return cache.each_key(
+        "cluster pods",
+        lambda key: _cluster_pod(pods.get(key), attachments.get(key), nodes, namespaces),
+        pods,
+        attachments,
+        given=(nodes, namespaces),
+    )
 
 
 def _cluster_pod(

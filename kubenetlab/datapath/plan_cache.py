@@ -98,6 +98,31 @@ class PlanCache:
 
         return self.follow(key, build, items, given=inputs)
 
+    def each_key(
+        self,
+        key: Hashable,
+        function: Callable[[K], T | None],
+        *maps: VersionedMap[K, Any],
+        given: object = (),
+    ) -> VersionedMap[K, T]:
+        """Return `function(name)` for each key that one of the maps has, without None.
+
+        When `given` equals that of the last call, only changed keys are computed. Equal results
+        are the identical value.
+        """
+
+        def build(
+            former: VersionedMap[K, T] | None, *news: ChangedEntries[K, object]
+        ) -> VersionedMap[K, T]:
+            known = VersionedMap[K, T]() if former is None else former
+            changes: dict[K, T | None] = {}
+            for name in dict.fromkeys(name for of_map in news for name in of_map):
+                before, now = known.get(name), function(name)
+                changes[name] = before if before == now else now
+            return known.with_changes(changes)
+
+        return self.follow(key, build, *maps, given=given)
+
     def follow(
         self,
         key: Hashable,

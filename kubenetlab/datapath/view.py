@@ -40,7 +40,7 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView, pod_view
 from kubenetlab.datapath.services.addresses import ServiceAddress, announced_addresses
 from kubenetlab.hoststate.secret import Secret
-from kubenetlab.versioned import ChangedEntries, VersionedMap
+from kubenetlab.versioned import VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 """IP version → destination of the default route."""
@@ -343,23 +343,13 @@ def _pod_views(
     """Return the views of all pods that have or get a sandbox; only changed pods are compared."""
     pods = cluster.by_key(Pod)
 
-    def build(
-        former: VersionedMap[ObjectKey, PodView] | None,
-        *changes_by_map: ChangedEntries[ObjectKey, object],
-    ) -> VersionedMap[ObjectKey, PodView]:
-        known = VersionedMap[ObjectKey, PodView]() if former is None else former
-        changes: dict[ObjectKey, PodView | None] = {}
-        for key in dict.fromkeys(key for news in changes_by_map for key in news):
-            pod = pods.get(key)
-            node = cluster.node(pod.spec.node_name) if pod is not None else None
-            current = None
-            if pod is not None and node is not None:
-                attachment = attachment_of(cluster, pod) if has_network else None
-                current = pod_view(pod, node, attachment)
-            previous = known.get(key)
-            changes[key] = previous if previous == current else current
-        return known.with_changes(changes)
+    def view(key: ObjectKey) -> PodView | None:
+        pod = pods.get(key)
+        node = cluster.node(pod.spec.node_name) if pod is not None else None
+        if pod is None or node is None:
+            return None
+        return pod_view(pod, node, attachment_of(cluster, pod) if has_network else None)
 
     nodes = cluster.by_key(Node)
     given = has_network, tuple((node.name, node.addresses) for node in nodes.values())
-    return cache.follow("pod views", build, pods, cluster.by_key(Attachment), given=given)
+    return cache.each_key("pod views", view, pods, cluster.by_key(Attachment), given=given)

@@ -108,17 +108,12 @@ def _text(selector: LabelSelector) -> str:
 def policy_pods(cluster: Cluster, cache: PlanCache) -> Pods:
     """Return every pod that has addresses of its own."""
     pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
-
-    def build(former: Pods | None, *changes_by_map: ChangedEntries[ObjectKey, object]) -> Pods:
-        known = Pods() if former is None else former
-        changes: dict[ObjectKey, PolicyPod | None] = {}
-        for key in dict.fromkeys(key for news in changes_by_map for key in news):
-            current = _policy_pod(pods.get(key), attachments.get(key))
-            previous = known.get(key)
-            changes[key] = previous if previous == current else current
-        return known.with_changes(changes)
-
-    return cache.follow("policy pods", build, pods, attachments)
+    return cache.each_key(
+        "policy pods",
+        lambda key: _policy_pod(pods.get(key), attachments.get(key)),
+        pods,
+        attachments,
+    )
 
 
 def _policy_pod(pod: Pod | None, attachment: Attachment | None) -> PolicyPod | None:

@@ -11,7 +11,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.versioned import ChangedEntries, VersionedMap
+from kubenetlab.versioned import VersionedMap
 
 Claim = tuple[str, str, int]
 """(external address, protocol, port)"""
@@ -63,23 +63,12 @@ def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Serv
     services, slices = cluster.by_key(Service), cluster.slices_by_service
     taken = cluster.index(Service, _taken)
 
-    def build(
-        former: VersionedMap[_Key, ServiceView] | None,
-        *changes_by_map: ChangedEntries[_Key, object],
-    ) -> VersionedMap[_Key, ServiceView]:
-        views = VersionedMap[_Key, ServiceView]() if former is None else former
-        changes: dict[_Key, ServiceView | None] = {}
-        for key in dict.fromkeys(key for news in changes_by_map for key in news):
-            service, view = services.get(key), views.get(key)
-            current = (
-                ServiceView(service, slices.get(key, ()), taken.get(key, ()))
-                if service is not None
-                else None
-            )
-            changes[key] = view if current == view else current
-        return views.with_changes(changes)
+    def view(key: _Key) -> ServiceView | None:
+        if (service := services.get(key)) is None:
+            return None
+        return ServiceView(service, slices.get(key, ()), taken.get(key, ()))
 
-    return cache.follow("service views", build, services, slices, taken)
+    return cache.each_key("service views", view, services, slices, taken)
 
 
 def remembered_views(
