@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Attachment
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import identity_labels, texts
 from kubenetlab.api.store import Cluster
@@ -25,7 +26,6 @@ from kubenetlab.versioned import VersionedMap
 FIRST, LAST = 256, 65535
 """Range of the numbers; smaller ones are reserved for peers without labels."""
 
-_Key = tuple[str, str]
 Labels = tuple[str, ...]
 """Labels as `k8s:app=web`, in alphabetical order."""
 
@@ -45,7 +45,7 @@ class ClusterPod(Struct, frozen=True):
         return f"{self.namespace}/{self.name}"
 
 
-def cluster_pods(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ClusterPod]:
+def cluster_pods(cluster: Cluster, cache: PlanCache) -> VersionedMap[ObjectKey, ClusterPod]:
     """Return every pod with a link of its own, by namespace and name."""
     pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
     nodes = {node.name: node.addresses for node in cluster.all(Node)}
@@ -98,12 +98,14 @@ def numbers_by_labels(cluster: Cluster, cache: PlanCache) -> Mapping[Labels, int
     )
 
 
-def numbers_of(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, int]:
+def numbers_of(cluster: Cluster, cache: PlanCache) -> VersionedMap[ObjectKey, int]:
     """Return the number of each pod with a link of its own, by namespace and name."""
     pods, numbers = cluster_pods(cluster, cache), numbers_by_labels(cluster, cache)
 
-    def build(known: tuple[object, VersionedMap[_Key, int]] | None) -> VersionedMap[_Key, int]:
-        former = VersionedMap[_Key, int]() if known is None else known[1]
+    def build(
+        known: tuple[object, VersionedMap[ObjectKey, int]] | None,
+    ) -> VersionedMap[ObjectKey, int]:
+        former = VersionedMap[ObjectKey, int]() if known is None else known[1]
         current = {key: numbers[pod.labels] for key, pod in pods.items()}
         gone = (key for key in former if key not in current)
         changes = {key: now for key, now in current.items() if former.get(key) != now}

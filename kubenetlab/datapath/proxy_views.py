@@ -15,6 +15,7 @@ from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.allocation.node_ports import needs_health_check
@@ -40,13 +41,10 @@ Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go.
 """
 
 
-_Key = tuple[str, str]
-
-
 class ProxyView(Struct, frozen=True):
     """View of the cluster of one kube-proxy."""
 
-    services: VersionedMap[_Key, ServiceView]
+    services: VersionedMap[ObjectKey, ServiceView]
     """Services by namespace and name, in order."""
     node: str = ""
     """Node that alone has this view; empty for the view that all others share."""
@@ -87,9 +85,9 @@ class ProxyStats(Struct, frozen=True):
     """Number of Services with rules."""
     endpoints: int
     """Number of their ready endpoints."""
-    local: VersionedMap[_Key, ServiceView]
+    local: VersionedMap[ObjectKey, ServiceView]
     """Services with rules for which a traffic policy is Local."""
-    checked: VersionedMap[_Key, ServiceView]
+    checked: VersionedMap[ObjectKey, ServiceView]
     """Services whose load balancers ask each node whether it has endpoints."""
 
 
@@ -126,7 +124,7 @@ def proxy_stats(view: ProxyView, cache: PlanCache) -> ProxyStats:
 
 
 def _updated_stats(
-    former: ProxyStats | None, news: ChangedEntries[_Key, ServiceView]
+    former: ProxyStats | None, news: ChangedEntries[ObjectKey, ServiceView]
 ) -> ProxyStats:
     former = former or ProxyStats(0, 0, VersionedMap(), VersionedMap())
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]

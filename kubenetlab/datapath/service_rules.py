@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.services import depends_on_node
@@ -23,7 +24,6 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
-_Key = tuple[str, str]
 _Needs = tuple[SubjectRules[RuleObject] | Object, ...]
 """Rules of one Service, and other objects it needs."""
 
@@ -77,11 +77,11 @@ def _service(
 
 
 def _placed(
-    views: VersionedMap[_Key, ServiceView],
-    everywhere: VersionedMap[_Key, _Needs | _NodeByNode],
-    former: VersionedMap[_Key, ServiceView] | None,
-    *changes: ChangedEntries[_Key, object],
-) -> VersionedMap[_Key, ServiceView]:
+    views: VersionedMap[ObjectKey, ServiceView],
+    everywhere: VersionedMap[ObjectKey, _Needs | _NodeByNode],
+    former: VersionedMap[ObjectKey, ServiceView] | None,
+    *changes: ChangedEntries[ObjectKey, object],
+) -> VersionedMap[ObjectKey, ServiceView]:
     """Return the Services whose rules are computed for each node."""
     updated = {
         key: views.get(key) if everywhere.get(key) is _NODE_BY_NODE else None
@@ -91,7 +91,9 @@ def _placed(
     return (VersionedMap() if former is None else former).with_changes(updated)
 
 
-def _all(former: _All | None, *changes_by_map: ChangedEntries[_Key, _Needs | _NodeByNode]) -> _All:
+def _all(
+    former: _All | None, *changes_by_map: ChangedEntries[ObjectKey, _Needs | _NodeByNode]
+) -> _All:
     """Return the rules by backend, and every other object once."""
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, SubjectRules[RuleObject] | None]] = {}

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, matches_labels
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import (
     Direction,
     IPBlock,
@@ -25,11 +26,12 @@ from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
 
 Rule = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
 """Peers and ports of a rule; without peers or ports, it allows all of them."""
-_Key = tuple[str, str]
 T = TypeVar("T")
 
 
-def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[NetworkPolicy]]:
+def shadowing_policies(
+    policies: Sequence[NetworkPolicy],
+) -> Mapping[ObjectKey, list[NetworkPolicy]]:
     """Return the policies that could be deleted without effect, each with those that replace it.
 
     Of two equal policies, the later one is redundant. Policies without rules are left out: they
@@ -40,7 +42,7 @@ def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[
     for policy in policies:
         index = indexes.setdefault(policy.namespace, PairIndex())
         index.add(policy.spec.pod_selector.match_labels.items(), policy)
-    result: dict[_Key, list[NetworkPolicy]] = {}
+    result: dict[ObjectKey, list[NetworkPolicy]] = {}
     for policy in reversed(policies):
         if not (policy.spec.ingress or policy.spec.egress):
             continue
@@ -84,7 +86,7 @@ def _selecting_all(
 
 def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[NetworkPolicy]:
     """Return policies that isolate the same pods and allow the same; empty if there are none."""
-    used: dict[_Key, NetworkPolicy] = {}
+    used: dict[ObjectKey, NetworkPolicy] = {}
     for direction in policy.directions:
         isolating = [other for other in others if direction in other.directions]
         if not isolating:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.datapath.identities import ClusterPod, cluster_pods, numbers_by_labels
@@ -27,7 +28,6 @@ from kubenetlab.hoststate.rules.rulesets import (
 )
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
-_Key = tuple[str, str]
 _Numbered = tuple[ClusterPod, int]
 """A pod, and the number of its set of labels."""
 
@@ -53,12 +53,12 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
 
 
 def _numbered(
-    current: Mapping[_Key, _Numbered],
-    former: tuple[Mapping[_Key, _Numbered], VersionedMap[_Key, _Numbered]] | None,
-) -> VersionedMap[_Key, _Numbered]:
+    current: Mapping[ObjectKey, _Numbered],
+    former: tuple[Mapping[ObjectKey, _Numbered], VersionedMap[ObjectKey, _Numbered]] | None,
+) -> VersionedMap[ObjectKey, _Numbered]:
     """Return pods with their identities; unchanged ones are the same values as before."""
-    known = former[1] if former is not None else VersionedMap[_Key, _Numbered]()
-    changes: dict[_Key, _Numbered | None] = dict.fromkeys(known.keys() - current.keys())
+    known = former[1] if former is not None else VersionedMap[ObjectKey, _Numbered]()
+    changes: dict[ObjectKey, _Numbered | None] = dict.fromkeys(known.keys() - current.keys())
     for key, now in current.items():
         changes[key] = before if (before := known.get(key)) == now else now
     return known.with_changes(changes)
@@ -67,8 +67,8 @@ def _numbered(
 def _last_rule_set(
     context: PlanContext,
     stopped: StoppedAgent,
-    rules: VersionedMap[_Key, SubjectRules[RuleObject] | None],
-    former: Mapping[_Key, int],
+    rules: VersionedMap[ObjectKey, SubjectRules[RuleObject] | None],
+    former: Mapping[ObjectKey, int],
 ) -> RuleSet[RuleObject]:
     """Return the rules about the pods that a stopped agent knew and that still exist.
 
@@ -101,7 +101,7 @@ def _pod_rules(numbered: _Numbered, cni: CNI) -> SubjectRules[RuleObject] | None
 
 
 def _rule_set(
-    former: RuleSet[RuleObject] | None, news: ChangedEntries[_Key, SubjectRules[RuleObject]]
+    former: RuleSet[RuleObject] | None, news: ChangedEntries[ObjectKey, SubjectRules[RuleObject]]
 ) -> RuleSet[RuleObject] | None:
     changes: dict[Subject, SubjectRules[RuleObject] | None] = {}
     backend = former.backend if former is not None else ""

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.versioned import VersionedMap
@@ -51,10 +52,7 @@ def is_proxied(service: Service) -> bool:
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
-_Key = tuple[str, str]
-
-
-def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ServiceView]:
+def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[ObjectKey, ServiceView]:
     """Return every Service with its slices, in order.
 
     If several Services claim the same port of an external address, the first one gets it. A view
@@ -63,7 +61,7 @@ def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Serv
     services, slices = cluster.by_key(Service), cluster.slices_by_service
     taken = cluster.index(Service, _taken)
 
-    def view(key: _Key) -> ServiceView | None:
+    def view(key: ObjectKey) -> ServiceView | None:
         if (service := services.get(key)) is None:
             return None
         return ServiceView(service, slices.get(key, ()), taken.get(key, ()))
@@ -73,9 +71,9 @@ def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Serv
 
 def remembered_views(
     services: Iterable[Service], slices: Iterable[EndpointSlice]
-) -> VersionedMap[_Key, ServiceView]:
+) -> VersionedMap[ObjectKey, ServiceView]:
     """Return Services with the slices that a component knew at an earlier time."""
-    slices_by_service: dict[_Key, list[EndpointSlice]] = {}
+    slices_by_service: dict[ObjectKey, list[EndpointSlice]] = {}
     for slice_ in slices:
         slices_by_service.setdefault((slice_.namespace, slice_.service_name), []).append(slice_)
     return VersionedMap(
@@ -84,10 +82,10 @@ def remembered_views(
     )
 
 
-def _taken(services: Sequence[Service]) -> VersionedMap[_Key, tuple[Claim, ...]]:
+def _taken(services: Sequence[Service]) -> VersionedMap[ObjectKey, tuple[Claim, ...]]:
     """Return the ports of each Service that an earlier Service has at the same external address."""
     claimed: set[Claim] = set()
-    taken_by_service: dict[_Key, tuple[Claim, ...]] = {}
+    taken_by_service: dict[ObjectKey, tuple[Claim, ...]] = {}
     for service in _reached_from_outside(services):
         outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
         claims = [
