@@ -60,6 +60,12 @@ class VersionedMap(dict[K, V]):
             result._steps = (*self._steps[1 - MAX_STEPS :], (self._version, old_values))
         return result
 
+    def replaced_by(self, entries: Mapping[K, V]) -> Self:
+        """Return a map with exactly these entries; equal values stay the identical objects."""
+        changes: dict[K, V | None] = dict.fromkeys(key for key in self if key not in entries)
+        changes |= {key: value for key, value in entries.items() if self.get(key) != value}
+        return self.with_changes(changes)
+
     def changes_since(self, before: Mapping[K, V]) -> ChangedEntries[K, V]:
         """Return the entries that differ from `before`, in the order in which they changed.
 

@@ -26,7 +26,7 @@ from kubenetlab.versioned import VersionedMap
 FIRST, LAST = 256, 65535
 """Range of the numbers; smaller ones are reserved for peers without labels."""
 
-Labels = tuple[str, ...]
+LabelSet = tuple[str, ...]
 """Labels as `k8s:app=web`, in alphabetical order."""
 
 
@@ -38,7 +38,7 @@ class ClusterPod(Struct, frozen=True):
     addresses: tuple[str, ...]
     node_addresses: tuple[str, ...]
     """Addresses of its node."""
-    labels: Labels
+    labels: LabelSet
 
     @property
     def full_name(self) -> str:
@@ -72,14 +72,14 @@ def _cluster_pod(
     return ClusterPod(pod.namespace, pod.name, attachment.addresses, node_addresses, labels)
 
 
-def security_labels(pod: Pod, namespace_labels: Mapping[str, str]) -> Labels:
+def security_labels(pod: Pod, namespace_labels: Mapping[str, str]) -> LabelSet:
     """Return the labels that determine the identity of a pod."""
     return tuple(texts(identity_labels(pod, namespace_labels)))
 
 
-def identities(label_sets: Iterable[Labels]) -> dict[Labels, int]:
+def identities(label_sets: Iterable[LabelSet]) -> dict[LabelSet, int]:
     """Return a number for each set of labels."""
-    numbers: dict[Labels, int] = {}
+    numbers: dict[LabelSet, int] = {}
     taken: set[int] = set()
     for labels in sorted(set(label_sets)):
         number = _number(labels)
@@ -90,7 +90,7 @@ def identities(label_sets: Iterable[Labels]) -> dict[Labels, int]:
     return numbers
 
 
-def numbers_by_labels(cluster: Cluster, cache: PlanCache) -> Mapping[Labels, int]:
+def numbers_by_labels(cluster: Cluster, cache: PlanCache) -> Mapping[LabelSet, int]:
     """Return the number of each set of labels that a pod has."""
     pods = cluster_pods(cluster, cache)
     return cache.by_identity(
@@ -106,10 +106,7 @@ def numbers_of(cluster: Cluster, cache: PlanCache) -> VersionedMap[ObjectKey, in
         known: tuple[object, VersionedMap[ObjectKey, int]] | None,
     ) -> VersionedMap[ObjectKey, int]:
         former = VersionedMap[ObjectKey, int]() if known is None else known[1]
-        current = {key: numbers[pod.labels] for key, pod in pods.items()}
-        gone = (key for key in former if key not in current)
-        changes = {key: now for key, now in current.items() if former.get(key) != now}
-        return former.with_changes({**changes, **dict.fromkeys(gone)})
+        return former.replaced_by({key: numbers[pod.labels] for key, pod in pods.items()})
 
     return cache.from_former("identities of pods", build, (pods, numbers))
 

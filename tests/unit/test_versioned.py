@@ -48,6 +48,22 @@ def test_changes_without_effect_return_the_map_itself(
     assert after.with_changes(second) is after
 
 
+@given(CHANGES, CHANGES)
+def test_equal_values_stay_when_all_entries_are_replaced(
+    first: dict[str, str | None], second: dict[str, str | None]
+) -> None:
+    """The map has the new entries, and those with equal values are the former objects."""
+    before, entries = (
+        {key: [value] for key, value in changes.items() if value is not None}
+        for changes in (first, second)
+    )
+    known = VersionedMap(before)
+    after = known.replaced_by(entries)
+    assert after == entries
+    assert all(after[key] is value for key, value in before.items() if entries.get(key) == value)
+    assert (after is known) == (before == entries)
+
+
 def test_news_are_in_the_order_of_the_changes() -> None:
     """Consumers store and forward changes in the order in which they happened."""
     first = VersionedMap({"z": "x"})

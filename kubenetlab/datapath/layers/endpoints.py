@@ -58,10 +58,7 @@ def _numbered(
 ) -> VersionedMap[ObjectKey, _Numbered]:
     """Return pods with their identities; unchanged ones are the same values as before."""
     known = former[1] if former is not None else VersionedMap[ObjectKey, _Numbered]()
-    changes: dict[ObjectKey, _Numbered | None] = dict.fromkeys(known.keys() - current.keys())
-    for key, now in current.items():
-        changes[key] = before if (before := known.get(key)) == now else now
-    return known.with_changes(changes)
+    return known.replaced_by(current)
 
 
 def _last_rule_set(
