@@ -34,10 +34,9 @@ from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.datapath.policy.calico_labels import (
     OF_SERVICE_ACCOUNT,
     entity_selector,
+    labels_of,
     namespace_labels,
     network_set_labels,
-    pod_labels,
-    service_account,
     subject_selector,
 )
 from kubenetlab.diagnostics.calico_shadows import (
@@ -213,15 +212,7 @@ class _Items:
     @cached_property
     def _pods(self) -> LabelIndex:
         return LabelIndex(
-            (
-                pod,
-                pod_labels(
-                    pod.labels,
-                    pod.namespace,
-                    self._of_namespaces.get(pod.namespace, {}),
-                    service_account(pod),
-                ),
-            )
+            (pod, labels_of(pod, self._of_namespaces))
             for pod in possible_pods(self._cluster, self._templates)
         )
 
@@ -230,7 +221,7 @@ class _Items:
         found = self._pods.having(required_pairs(selector))
         return (each for each in found if selector.matches(each.labels))
 
-    def labels_of(self, networks: NetworkSet | GlobalNetworkSet) -> Labels:
+    def labels_of_set(self, networks: NetworkSet | GlobalNetworkSet) -> Labels:
         """Return the labels of a network set, with those that it inherits."""
         if not networks.namespace:
             return networks.labels
@@ -240,8 +231,8 @@ class _Items:
     def sets(self) -> Sequence[Labels]:
         """Labels of the network sets."""
         return [
-            *map(self.labels_of, self._cluster.all(NetworkSet)),
-            *map(self.labels_of, self._cluster.all(GlobalNetworkSet)),
+            *map(self.labels_of_set, self._cluster.all(NetworkSet)),
+            *map(self.labels_of_set, self._cluster.all(GlobalNetworkSet)),
         ]
 
     def unmatched(
@@ -291,7 +282,7 @@ def _check_sets(
     ]
     distinct = {str(each): each for each in selectors if each is not None}
     for networks in sets:
-        labels = items.labels_of(networks)
+        labels = items.labels_of_set(networks)
         if is_given(cluster, networks) and not any(
             selector.matches(labels) for selector in distinct.values()
         ):

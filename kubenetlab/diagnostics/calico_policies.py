@@ -23,9 +23,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.datapath.policy.calico_labels import (
+    labels_of,
     namespace_labels,
-    pod_labels,
-    service_account,
     subject_selector,
 )
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
@@ -59,16 +58,11 @@ def check_calico_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
 def calico_scope(cluster: Cluster, policy: CalicoPolicy) -> Scope:
     """Return the connections of the pods to which a policy applies."""
     selector = subject_selector(policy)
-    labels = cluster.index(Namespace, namespace_labels)
+    of_namespaces = cluster.index(Namespace, namespace_labels)
     pods = tuple(
         pod.full_name
         for pod in cluster.all(Pod)
-        if not pod.spec.host_network
-        and selector.matches(
-            pod_labels(
-                pod.labels, pod.namespace, labels.get(pod.namespace, {}), service_account(pod)
-            )
-        )
+        if not pod.spec.host_network and selector.matches(labels_of(pod, of_namespaces))
     )
     return Scope(
         into=pods if "Ingress" in policy.directions else (),

@@ -77,6 +77,15 @@ def pod_labels(own: Labels, namespace: str, inherited: Labels, service_account: 
     }
 
 
+def labels_of(pod: Pod, of_namespaces: Mapping[str, Labels]) -> Labels:
+    """Return the labels of a pod, with those that it inherits.
+
+    of_namespaces: labels that the pods of each namespace inherit.
+    """
+    inherited = of_namespaces.get(pod.namespace, {})
+    return pod_labels(pod.labels, pod.namespace, inherited, service_account(pod))
+
+
 def subject_selector(policy: CalicoPolicy) -> Expression:
     """Return the selector of the pods to which a policy applies."""
     spec = policy.spec
