@@ -13,11 +13,11 @@ from typing import Final
 from kubenetlab.api.calico.policies import (
     CALICO_POLICY_KINDS,
     DEFAULT_TIER,
+    ENDS,
     PROTOCOLS,
     CalicoEntityRule,
     CalicoPolicy,
     CalicoRule,
-    End,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     NetworkSet,
@@ -27,7 +27,7 @@ from kubenetlab.api.calico.policies import (
 from kubenetlab.api.calico.selectors import All, Expression, labels_in, parse_selector
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.meta import Labels
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import DIRECTIONS, Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
@@ -65,8 +65,6 @@ from kubenetlab.diagnostics.policy_pods import (
 )
 from kubenetlab.diagnostics.templates import Templates
 
-_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
-_ENDS: tuple[End, ...] = ("source", "destination")
 _ACCOUNT_NAME: Final = f"{OF_SERVICE_ACCOUNT}projectcalico.org/name"
 """Label of service accounts that the lab knows; others exist in a cluster alone."""
 
@@ -146,7 +144,7 @@ def _needs_accounts(labels: Iterator[str]) -> bool:
 
 def _check_types(policy: CalicoPolicy) -> Iterator[Diagnostic]:
     """Check that the policy applies to the directions for which it has rules."""
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         if policy.spec.rules(direction) and direction not in policy.directions:
             message = f"these rules have no effect: types does not contain {direction}"
             yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, ("spec", direction.lower()), message)
@@ -239,7 +237,7 @@ class _Items:
         self, policy: CalicoPolicy, rule: CalicoRule, path: Path
     ) -> Iterator[tuple[Path, str]]:
         """Yield (path, reason) of each end of a rule at which nothing is."""
-        for end in _ENDS:
+        for end in ENDS:
             entity = rule.end(end)
             if (service := entity.services) is not None:
                 namespace = service.namespace or policy.namespace
@@ -270,7 +268,7 @@ def _check_sets(
         (policy, rule.end(end))
         for policy in policies
         for rule in (*policy.spec.ingress, *policy.spec.egress)
-        for end in _ENDS
+        for end in ENDS
     ]
     selectors = [entity_selector(entity, policy.namespace) for policy, entity in entities]
     selectors += [

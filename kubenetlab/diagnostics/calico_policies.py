@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from kubenetlab.api.calico.policies import (
     CALICO_POLICY_KINDS,
     DEFAULT_TIER,
+    ENDS,
     CalicoPolicy,
     GlobalNetworkPolicy,
     Tier,
@@ -18,7 +19,7 @@ from kubenetlab.api.calico.policies import (
 from kubenetlab.api.calico.selectors import labels_in, parse_selector
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import DIRECTIONS
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
@@ -32,7 +33,6 @@ from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
 
 _CLUSTER = "not enforced by this lab, although in a cluster"
-_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
 _KNOWN_LABELS = ("projectcalico.org/name",)
 """Labels that service accounts have in the lab."""
 
@@ -92,12 +92,12 @@ def _of_accounts(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
     selectors: list[tuple[Path, str]] = [
         (("spec", "serviceAccountSelector"), policy.spec.service_account_selector)
     ]
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for index, rule in enumerate(policy.spec.rules(direction)):
-            for end, entity in (("source", rule.source), ("destination", rule.destination)):
-                if entity.service_accounts is not None:
+            for end in ENDS:
+                if (accounts := rule.end(end).service_accounts) is not None:
                     path: Path = ("spec", direction.lower(), index, end, "serviceAccounts")
-                    selectors.append(((*path, "selector"), entity.service_accounts.selector))
+                    selectors.append(((*path, "selector"), accounts.selector))
     for path, selector in selectors:
         if any(label not in _KNOWN_LABELS for label in labels_in(parse_selector(selector))):
             yield path, "service accounts have labels"
@@ -105,7 +105,7 @@ def _of_accounts(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
 
 def _of_requests(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
     """Yield (path, effect) of the matches of HTTP requests, whose rules are left out."""
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for index, rule in enumerate(policy.spec.rules(direction)):
             if rule.http is not None:
                 yield (

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from kubenetlab.api.calico.policies import (
     DEFAULT_TIER,
+    ENDS,
     CalicoEntityRule,
     CalicoPolicy,
     CalicoRule,
@@ -30,13 +31,12 @@ from kubenetlab.api.calico.selectors import (
     labels_in,
     parse_selector,
 )
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import DIRECTIONS, Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.policy.calico_labels import NAMESPACE, entity_selector, subject_selector
 from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
 
-_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
 Place = tuple[bool, float, str, float, str, str, str]
 """Place of a policy among all: that of its tier, then its own. The default tier is last."""
 
@@ -96,7 +96,7 @@ class PolicyLists:
             policy.namespace,
             policy.kind,
         )
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             if direction in policy.directions:
                 yield PolicyList(policy, direction, place, subject_selector(policy))
 
@@ -193,10 +193,7 @@ def covers(rule: CalicoRule, namespace: str, other: CalicoRule, of_other: str) -
         and rule.ip_version in (None, other.ip_version)
         and _has_protocol(rule, other)
         and _has_messages(rule, other)
-        and all(
-            _has_entity(rule.end(end), namespace, other.end(end), of_other)
-            for end in ("source", "destination")
-        )
+        and all(_has_entity(rule.end(end), namespace, other.end(end), of_other) for end in ENDS)
     )
 
 

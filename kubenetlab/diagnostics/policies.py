@@ -15,6 +15,7 @@ from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import Labels, LabelSelector
 from kubenetlab.api.pods import PodSpec
 from kubenetlab.api.policies.network_policy import (
+    DIRECTIONS,
     Direction,
     NetworkPolicy,
     NetworkPolicyPeer,
@@ -34,13 +35,10 @@ from kubenetlab.diagnostics.policy_pods import is_given, listed, named_ports, un
 from kubenetlab.diagnostics.policy_shadows import (
     covering_rule,
     covers,
-    rules_of,
     shadowing_policies,
 )
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
-
-_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
 
 
 def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -52,7 +50,7 @@ def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     shadows = shadowing_policies(policies)
     for policy in policies:
         yield from _check_subject(policy, selection)
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             yield from _check_rules(policy, direction, selection)
         if policy.key in shadows:
             names = [f"{other.namespace}/{other.name}" for other in shadows[policy.key]]
@@ -142,7 +140,7 @@ def _check_rules(
 ) -> Iterator[Diagnostic]:
     """Check the rules of one direction."""
     field, peers_field = direction.lower(), "from" if direction == "Ingress" else "to"
-    rules = rules_of(policy, direction)
+    rules = list(policy.spec.rules(direction))
     if rules and direction not in policy.directions:
         message = f"these rules have no effect: policyTypes does not contain {direction}"
         yield Diagnostic.of(policy, POLICY_RULE_REDUNDANT, ("spec", field), message)

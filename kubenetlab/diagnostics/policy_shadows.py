@@ -15,17 +15,15 @@ from typing import TypeVar
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, matches_labels
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import (
-    Direction,
     IPBlock,
     NetworkPolicy,
     NetworkPolicyPeer,
     NetworkPolicyPort,
+    PeersAndPorts,
 )
 from kubenetlab.api.values import ip
 from kubenetlab.diagnostics.policy_pods import MAX_COMPARED, Pair, PairIndex
 
-Rule = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
-"""Peers and ports of a rule; without peers or ports, it allows all of them."""
 T = TypeVar("T")
 
 
@@ -91,7 +89,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
         isolating = [other for other in others if direction in other.directions]
         if not isolating:
             return []
-        rules = rules_of(policy, direction)
+        rules = list(policy.spec.rules(direction))
         if not rules and not any(direction in other.directions for other in used.values()):
             used[isolating[0].key] = isolating[0]
         for rule in rules:
@@ -99,7 +97,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
                 (
                     other
                     for other in isolating
-                    if any(covers(candidate, rule) for candidate in rules_of(other, direction))
+                    if any(covers(candidate, rule) for candidate in other.spec.rules(direction))
                 ),
                 None,
             )
@@ -109,14 +107,7 @@ def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[N
     return list(used.values())
 
 
-def rules_of(policy: NetworkPolicy, direction: Direction) -> list[Rule]:
-    """Return the peers and ports of the rules of one direction."""
-    if direction == "Ingress":
-        return [(rule.from_, rule.ports) for rule in policy.spec.ingress]
-    return [(rule.to, rule.ports) for rule in policy.spec.egress]
-
-
-def covers(rule: Rule, other: Rule) -> bool:
+def covers(rule: PeersAndPorts, other: PeersAndPorts) -> bool:
     """Return True if a rule allows everything that another one allows."""
     peers, ports = rule
     other_peers, other_ports = other

@@ -20,6 +20,7 @@ Action = Literal["Allow", "Deny", "Log", "Pass"]
 """Log: the packet is logged, and the next rule follows. Pass: the next tier follows."""
 End = Literal["source", "destination"]
 """End of a connection."""
+ENDS: Final[tuple[End, ...]] = ("source", "destination")
 
 PROTOCOLS: Final = {"ICMP": 1, "TCP": 6, "UDP": 17, "ICMPv6": 58, "SCTP": 132, "UDPLite": 136}
 """Name of a protocol → its number."""

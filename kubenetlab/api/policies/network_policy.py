@@ -5,7 +5,8 @@ Source: k8s.io/api networking/v1/types.go (1.33).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -14,6 +15,7 @@ from kubenetlab.api.meta import LabelSelector, Record, Resource, Unmodelled
 
 Direction = Literal["Ingress", "Egress"]
 """Direction of a connection, as the selected pod sees it."""
+DIRECTIONS: Final[tuple[Direction, ...]] = ("Ingress", "Egress")
 
 
 class IPBlock(Record, frozen=True):
@@ -45,6 +47,10 @@ class NetworkPolicyPort(Record, frozen=True):
     """Number, or name of a container port of the destination pod. Defaults to all ports."""
     end_port: Port | None = None
     """Last port of a range that begins with `port`, which must be a number."""
+
+
+PeersAndPorts = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
+"""Peers and ports of a rule; without peers or ports, it allows all of them."""
 
 
 class NetworkPolicyIngressRule(Record, frozen=True):
@@ -79,6 +85,12 @@ class NetworkPolicySpec(Record, frozen=True):
 
     Defaults to Ingress, and to Egress as well if there are egress rules.
     """
+
+    def rules(self, direction: Direction) -> Iterator[PeersAndPorts]:
+        """Yield the peers and ports of the rules of one direction."""
+        if direction == "Ingress":
+            return ((rule.from_, rule.ports) for rule in self.ingress)
+        return ((rule.to, rule.ports) for rule in self.egress)
 
 
 class NetworkPolicy(Resource, frozen=True):

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.calico.policies import (
+    ENDS,
     PROTOCOLS,
     CalicoEntityRule,
     CalicoICMP,
     CalicoNetworkPolicy,
     CalicoNetworkPolicySpec,
     CalicoRule,
-    End,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     NetworkSet,
@@ -26,7 +26,7 @@ from kubenetlab.api.calico.policies import (
     protocol_number,
 )
 from kubenetlab.api.calico.selectors import has_global, parse_selector, selector_fault
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import DIRECTIONS, Direction
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
@@ -49,8 +49,6 @@ _RESERVED_TIERS: Final = (
 """Tiers in which Calico has ClusterNetworkPolicies and AdminNetworkPolicies."""
 _TIER_ORDERS: Final = {"default": 1_000_000.0}
 _NAMESPACE_LABEL: Final = "projectcalico.org/namespace"
-_DIRECTIONS: Final[tuple[Direction, ...]] = ("Ingress", "Egress")
-_ENDS: Final[tuple[End, ...]] = ("source", "destination")
 
 
 def validate_calico_network_policy(policy: CalicoNetworkPolicy) -> Iterator[Finding]:
@@ -120,7 +118,7 @@ def _validate_policy(name: str, spec: CalicoNetworkPolicySpec) -> Iterator[Findi
     for index, direction in enumerate(spec.types):
         if direction in spec.types[:index]:
             yield Finding(("spec", "types", index), f"{direction} is specified more than once")
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for index, rule in enumerate(spec.rules(direction)):
             yield from _validate_rule(rule, direction, ("spec", direction.lower(), index))
 
@@ -163,7 +161,7 @@ def _validate_rule(rule: CalicoRule, direction: Direction, path: Path) -> Iterat
         if icmp is not None:
             yield from _validate_icmp(icmp, number, (*path, field))
     versions: set[int] = set() if rule.ip_version is None else {rule.ip_version}
-    for end in _ENDS:
+    for end in ENDS:
         entity, end_path = rule.end(end), (*path, end)
         yield from _validate_entity(entity, end_path)
         for field, ports in (("ports", entity.ports), ("notPorts", entity.not_ports)):
@@ -239,9 +237,9 @@ def _validate_entity(entity: CalicoEntityRule, path: Path) -> Iterator[Finding]:
 
 def _services(spec: CalicoNetworkPolicySpec) -> Iterator[tuple[Path, tuple[str, str]]]:
     """Yield the path of each reference to a Service, and its name and namespace."""
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for index, rule in enumerate(spec.rules(direction)):
-            for end in _ENDS:
+            for end in ENDS:
                 if (service := rule.end(end).services) is not None:
                     path: Path = ("spec", direction.lower(), index, end, "services")
                     yield path, (service.name, service.namespace)

@@ -19,6 +19,7 @@ from msgspec import Struct
 from kubenetlab.api.calico.policies import (
     CALICO_POLICY_KINDS,
     DEFAULT_TIER,
+    ENDS,
     PROTOCOLS,
     Action,
     CalicoEntityRule,
@@ -66,7 +67,6 @@ from kubenetlab.datapath.policy.rules import (
     merged_ports,
 )
 
-_ENDS: Final[tuple[End, ...]] = ("source", "destination")
 _TRANSPORTS: Final[tuple[Protocol, ...]] = get_args(Protocol)
 _ACTIONS: Final[Mapping[Action, RuleAction]] = {
     "Allow": "Accept",
@@ -228,7 +228,7 @@ def _conditions(rule: CalicoRule, namespace: str, objects: CalicoObjects) -> Ite
         yield from _protocols(rule)
     yield from _messages(rule.icmp, is_negated=False)
     yield from _messages(rule.not_icmp, is_negated=True)
-    for end in _ENDS:
+    for end in ENDS:
         entity = rule.end(end)
         if entity.nets:
             yield AddressIn(end, (), _ranges(entity.nets))

@@ -138,20 +138,11 @@ def isolating(policy: NetworkPolicy) -> tuple[IsolatingPolicy, ...]:
             subjects,
             tuple(
                 _rule(policy.namespace, index, peers, ports)
-                for index, (peers, ports) in enumerate(_rules(policy, direction))
+                for index, (peers, ports) in enumerate(policy.spec.rules(direction))
             ),
         )
         for direction in sorted(set(policy.directions), reverse=True)
     )
-
-
-def _rules(
-    policy: NetworkPolicy, direction: Direction
-) -> Iterator[tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]]:
-    if direction == "Ingress":
-        yield from ((rule.from_, rule.ports) for rule in policy.spec.ingress)
-    else:
-        yield from ((rule.to, rule.ports) for rule in policy.spec.egress)
 
 
 def _rule(

@@ -262,7 +262,7 @@ class Evaluator:
         return (
             RuleReference(_name(policy), index)
             for policy in policies
-            for index, (peers, ports) in enumerate(_rules(policy, ends.direction))
+            for index, (peers, ports) in enumerate(policy.spec.rules(ends.direction))
             if self._is_any_peer(policy, peers, ends.peer)
             and self._is_any_port(ports, ends.destination, ends.traffic)
         )
@@ -326,15 +326,6 @@ class Evaluator:
                 return traffic.port in self._subjects.ports_named(
                     destination.pod, name, traffic.protocol
                 )
-
-
-def _rules(
-    policy: NetworkPolicy, direction: Direction
-) -> Iterable[tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]]:
-    """Return peers and ports of the rules of a policy in one direction."""
-    if direction == "Ingress":
-        return ((rule.from_, rule.ports) for rule in policy.spec.ingress)
-    return ((rule.to, rule.ports) for rule in policy.spec.egress)
 
 
 def _is_in_block(address: str, block: IPBlock) -> bool:
