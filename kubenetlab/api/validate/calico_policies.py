@@ -29,6 +29,7 @@ from kubenetlab.api.calico.selectors import has_global, parse_selector, selector
 from kubenetlab.api.policies.network_policy import DIRECTIONS, Direction
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.validate.syntax import not_a_range
 from kubenetlab.api.values import ip
 from kubenetlab.errors import did_you_mean
 from kubenetlab.names import label_problem
@@ -271,10 +272,7 @@ def _validate_nets(
 ) -> Iterator[Finding]:
     for index, net in enumerate(nets):
         if ip.range_of(net) is None:
-            yield Finding(
-                (*path, index),
-                f"expected a range such as 10.0.0.0/8 or fd00::/8, found {found(net)}",
-            )
+            yield Finding((*path, index), not_a_range(net, "10.0.0.0/8 or fd00::/8"))
         elif is_negated and net.endswith("/0"):
             yield Finding((*path, index), "a rule without any address never matches")
         if net in nets[:index]:

@@ -39,7 +39,7 @@ from kubenetlab.api.policies.cilium_rules import (
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_selector
-from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
+from kubenetlab.api.validate.syntax import not_a_range, port_name_fault, subdomain_fault
 from kubenetlab.api.values import ip
 from kubenetlab.errors import did_you_mean
 
@@ -62,7 +62,7 @@ def validate_cidr_group(group: CiliumCIDRGroup) -> Iterator[Finding]:
     """Validate a group of ranges on its own; yield every finding."""
     for index, cidr in enumerate(group.spec.external_cidrs):
         if ip.range_of(cidr) is None:
-            yield Finding(("spec", "externalCIDRs", index), _not_a_range(cidr))
+            yield Finding(("spec", "externalCIDRs", index), not_a_range(cidr))
 
 
 def _validate_rule(rule: CiliumRule, path: Path, *, is_clusterwide: bool) -> Iterator[Finding]:
@@ -205,19 +205,15 @@ def _validate_cidr_rules(rules: Sequence[CiliumCIDRRule], path: Path) -> Iterato
             )
         whole = ip.range_of(rule.cidr)
         if rule.cidr and whole is None:
-            yield Finding((*path, index, "cidr"), _not_a_range(rule.cidr))
+            yield Finding((*path, index, "cidr"), not_a_range(rule.cidr))
         for number, text in enumerate(rule.except_):
             part = ip.range_of(text)
             if part is None:
-                yield Finding((*path, index, "except", number), _not_a_range(text))
+                yield Finding((*path, index, "except", number), not_a_range(text))
             elif whole is not None and not ip.is_part(part, whole):
                 yield Finding(
                     (*path, index, "except", number), f"must be part of `cidr` {rule.cidr}"
                 )
-
-
-def _not_a_range(text: str) -> str:
-    return f"expected a range such as 192.168.1.0/24, found {found(text)}"
 
 
 def _validate_port(entry: CiliumPortProtocol, path: Path) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ from kubenetlab.api.policies.cluster_network_policy import (
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_selector
-from kubenetlab.api.validate.syntax import port_name_fault
+from kubenetlab.api.validate.syntax import not_a_range, port_name_fault
 from kubenetlab.api.values import ip
 
 _MAX_RULE_NAME: Final = 100
@@ -179,10 +179,8 @@ def _validate_egress_peer(
     yield from _validate_unique(peer.networks, (*path, "networks"))
     for index, cidr in enumerate(peer.networks):
         if ip.range_of(cidr) is None:
-            yield Finding(
-                (*path, "networks", index),
-                f"expected a range such as 10.0.0.0/8 or fd00::/8, found {found(cidr)}",
-            )
+            message = not_a_range(cidr, "10.0.0.0/8 or fd00::/8")
+            yield Finding((*path, "networks", index), message)
     if peer.domain_names and action not in ("Accept", "Allow"):
         yield Finding(
             (*path, "domainNames"),

@@ -23,8 +23,8 @@ from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.links import validate_links
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.node_ranges import range_faults
-from kubenetlab.api.validate.syntax import subdomain_fault
-from kubenetlab.api.values.ip import is_address, version_of
+from kubenetlab.api.validate.syntax import address_fault, subdomain_fault
+from kubenetlab.api.values.ip import version_of
 
 MAX_NODES = 1000
 """Maximum number of nodes."""
@@ -113,10 +113,8 @@ def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
         for number, mapping in enumerate(node.extra_port_mappings):
             path: Path = ("nodes", index, "extraPortMappings", number)
             address, port = mapping.listen_address, mapping.host_port or mapping.container_port
-            if address and not is_address(address):
-                yield Finding(
-                    (*path, "listenAddress"), f"expected an IP address, found {found(address)}"
-                )
+            if address and (fault := address_fault(address)):
+                yield Finding((*path, "listenAddress"), fault)
                 continue
             if not _versions(address) & set(config.networking.versions):
                 family = f"IPv{version_of(address)}"
@@ -349,8 +347,8 @@ def _validate_addresses(config: ClusterConfig, host: ExternalHost, path: Path) -
     address_path = (*path, "address")
     versions: list[int] = []
     for text in host.given_addresses:
-        if not is_address(text):
-            yield Finding(address_path, f"expected an IP address, found {found(text)}")
+        if fault := address_fault(text):
+            yield Finding(address_path, fault)
             continue
         address = ip_address(text)
         internet = INTERNET_SUBNETS[address.version]

@@ -5,9 +5,9 @@ from ipaddress import ip_network
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.plugins import kube_router
-from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate.metadata import validate_labels
-from kubenetlab.api.validate.syntax import key_fault
+from kubenetlab.api.validate.syntax import key_fault, not_a_range
 
 
 def validate_node(node: Node) -> Iterator[Finding]:
@@ -36,6 +36,6 @@ def validate_node(node: Node) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(
                 ("spec", "podCIDRs", index),
-                f"expected a range such as 10.244.7.0/24, found {found(text)}",
+                not_a_range(text, "10.244.7.0/24"),
                 hints=(str(error),),
             )

@@ -10,8 +10,12 @@ from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
 from kubenetlab.api.validate.resources import validate_resources
-from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
-from kubenetlab.api.values.ip import is_address
+from kubenetlab.api.validate.syntax import (
+    address_fault,
+    key_fault,
+    port_name_fault,
+    subdomain_fault,
+)
 from kubenetlab.names import label_problem
 
 _PROBE_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
@@ -123,10 +127,8 @@ def _validate_ports(ports: Sequence[ContainerPort], spec: PodSpec, path: Path) -
             if port.name in names:
                 yield Finding((*port_path, "name"), f"duplicate port name {found(port.name)}")
             names.add(port.name)
-        if port.host_ip and not is_address(port.host_ip):
-            yield Finding(
-                (*port_path, "hostIP"), f"expected an IP address, found {found(port.host_ip)}"
-            )
+        if port.host_ip and (fault := address_fault(port.host_ip)):
+            yield Finding((*port_path, "hostIP"), fault)
         if spec.host_network and port.host_port not in (0, port.container_port):
             yield Finding(
                 (*port_path, "hostPort"),
@@ -265,11 +267,8 @@ def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
             (*config_path, "nameservers"), f"expected at most 3, found {len(config.nameservers)}"
         )
     for index, server in enumerate(config.nameservers):
-        if not is_address(server):
-            yield Finding(
-                (*config_path, "nameservers", index),
-                f"expected an IP address, found {found(server)}",
-            )
+        if fault := address_fault(server):
+            yield Finding((*config_path, "nameservers", index), fault)
     if len(config.searches) > 32:
         yield Finding(
             (*config_path, "searches"), f"expected at most 32, found {len(config.searches)}"
@@ -282,8 +281,8 @@ def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
 def _validate_host_aliases(spec: PodSpec, path: Path) -> Iterator[Finding]:
     for index, alias in enumerate(spec.host_aliases):
         alias_path = (*path, "hostAliases", index)
-        if not is_address(alias.ip):
-            yield Finding((*alias_path, "ip"), f"expected an IP address, found {found(alias.ip)}")
+        if fault := address_fault(alias.ip):
+            yield Finding((*alias_path, "ip"), fault)
         for number, hostname in enumerate(alias.hostnames):
             if fault := subdomain_fault(hostname):
                 yield Finding((*alias_path, "hostnames", number), fault)

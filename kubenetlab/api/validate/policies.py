@@ -13,10 +13,10 @@ from kubenetlab.api.policies.network_policy import (
     NetworkPolicyPeer,
     NetworkPolicyPort,
 )
-from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_selector
-from kubenetlab.api.validate.syntax import port_name_fault
+from kubenetlab.api.validate.syntax import not_a_range, port_name_fault
 from kubenetlab.api.values import ip
 
 
@@ -71,17 +71,13 @@ def _validate_peers(peers: Sequence[NetworkPolicyPeer], path: Path) -> Iterator[
 def _validate_block(block: IPBlock, path: Path) -> Iterator[Finding]:
     whole = ip.range_of(block.cidr)
     if whole is None:
-        yield Finding((*path, "cidr"), _not_a_range(block.cidr))
+        yield Finding((*path, "cidr"), not_a_range(block.cidr))
     for index, text in enumerate(block.except_):
         part = ip.range_of(text)
         if part is None:
-            yield Finding((*path, "except", index), _not_a_range(text))
+            yield Finding((*path, "except", index), not_a_range(text))
         elif whole is not None and (part == whole or not ip.is_part(part, whole)):
             yield Finding(
                 (*path, "except", index),
                 f"must be a strict subset of `cidr` {block.cidr}, found {text}",
             )
-
-
-def _not_a_range(text: str) -> str:
-    return f"expected a range such as 192.168.1.0/24, found {found(text)}"

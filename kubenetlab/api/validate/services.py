@@ -8,7 +8,12 @@ from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_labels
-from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
+from kubenetlab.api.validate.syntax import (
+    address_fault,
+    not_a_range,
+    port_name_fault,
+    subdomain_fault,
+)
 from kubenetlab.api.values.ip import is_address, range_of
 from kubenetlab.names import label_problem
 
@@ -66,10 +71,8 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
         )
     for index, text in enumerate(spec.load_balancer_source_ranges):
         if not _is_range(text):
-            yield Finding(
-                ("spec", "loadBalancerSourceRanges", index),
-                f"expected a range such as 203.0.113.0/24, found {found(text)}",
-            )
+            message = not_a_range(text, "203.0.113.0/24")
+            yield Finding(("spec", "loadBalancerSourceRanges", index), message)
     if spec.allocate_load_balancer_node_ports is not None and not is_balanced:
         yield Finding(
             ("spec", "allocateLoadBalancerNodePorts"), "may only be used when type is LoadBalancer"
@@ -141,11 +144,7 @@ def _validate_node_ports(spec: ServiceSpec) -> Iterator[Finding]:
 def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
     """Validate external IPs, which Kubernetes does for every type of Service."""
     for index, address in enumerate(spec.external_ips):
-        if not is_address(address):
-            yield Finding(
-                ("spec", "externalIPs", index), f"expected an IP address, found {found(address)}"
-            )
-        elif fault := _special_fault(address):
+        if fault := address_fault(address) or _special_fault(address):
             yield Finding(("spec", "externalIPs", index), fault)
 
 
@@ -168,10 +167,8 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
             f"expected at most 2, one per family, found {len(spec.cluster_ips)}",
         )
     for index, address in enumerate(spec.cluster_ips):
-        if address != "None" and not is_address(address):
-            yield Finding(
-                (*path, "clusterIPs", index), f"expected an IP address, found {found(address)}"
-            )
+        if address != "None" and (fault := address_fault(address)):
+            yield Finding((*path, "clusterIPs", index), fault)
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "an IP family is listed twice")
 
@@ -212,13 +209,8 @@ def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
             ("notReadyAddresses", subset.not_ready_addresses),
         ):
             for number, address in enumerate(addresses):
-                address_path = (*path, field, number, "ip")
-                if not is_address(address.ip):
-                    yield Finding(
-                        address_path, f"expected an IP address, found {found(address.ip)}"
-                    )
-                elif fault := _special_fault(address.ip):
-                    yield Finding(address_path, fault)
+                if fault := address_fault(address.ip) or _special_fault(address.ip):
+                    yield Finding((*path, field, number, "ip"), fault)
         yield from _validate_endpoint_ports(subset.ports, path)
 
 

@@ -1,4 +1,4 @@
-"""Syntax of names and keys.
+"""Syntax of names, keys, addresses and ranges.
 
 Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validation/validation.go.
 """
@@ -6,6 +6,7 @@ Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validatio
 import re
 
 from kubenetlab.api.text.decode import found
+from kubenetlab.api.values import ip
 from kubenetlab.names import LABEL, label_problem
 
 _SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
@@ -51,6 +52,16 @@ def port_name_fault(name: str) -> str | None:
             f"found {found(name)}"
         )
     return None
+
+
+def address_fault(text: str) -> str | None:
+    """Return the reason why `text` is not an IP address; None if it is one."""
+    return None if ip.is_address(text) else f"expected an IP address, found {found(text)}"
+
+
+def not_a_range(text: str, example: str = "192.168.1.0/24") -> str:
+    """Return the message that `text` is not a range of addresses."""
+    return f"expected a range such as {example}, found {found(text)}"
 
 
 def key_fault(key: str) -> str | None:
