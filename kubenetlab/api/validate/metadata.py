@@ -1,6 +1,6 @@
 """Validation of names, labels, annotations and selectors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
@@ -69,12 +69,16 @@ def validate_selector(selector: LabelSelector, path: Path) -> Iterator[Finding]:
     """Validate the labels and requirements of a selector; yield every finding."""
     yield from validate_labels(selector.match_labels, (*path, "matchLabels"))
     for index, requirement in enumerate(selector.match_expressions):
-        operator, values = requirement.operator, requirement.values
         values_path = (*path, "matchExpressions", index, "values")
-        if operator in ("In", "NotIn") and not values:
-            yield Finding(values_path, f"required with operator {operator}")
-        if operator in ("Exists", "DoesNotExist") and values:
-            yield Finding(values_path, f"not allowed with operator {operator}")
+        yield from validate_values(requirement.operator, requirement.values, values_path)
+
+
+def validate_values(operator: str, values: Sequence[str], path: Path) -> Iterator[Finding]:
+    """Validate that a requirement has values if its operator needs them, and else none."""
+    if operator in ("In", "NotIn") and not values:
+        yield Finding(path, f"required with operator {operator}")
+    if operator in ("Exists", "DoesNotExist") and values:
+        yield Finding(path, f"not allowed with operator {operator}")
 
 
 def validate_namespace(namespace: Namespace) -> Iterator[Finding]:

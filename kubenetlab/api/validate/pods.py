@@ -8,7 +8,7 @@ from kubenetlab.api.scheduling import NodeSelectorRequirement
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.environment import validate_environment
-from kubenetlab.api.validate.metadata import validate_labels, validate_selector
+from kubenetlab.api.validate.metadata import validate_labels, validate_selector, validate_values
 from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.api.validate.syntax import (
     address_fault,
@@ -229,10 +229,7 @@ def _validate_node_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
 
 def _validate_requirement(requirement: NodeSelectorRequirement, path: Path) -> Iterator[Finding]:
     operator, values = requirement.operator, requirement.values
-    if operator in ("In", "NotIn") and not values:
-        yield Finding(path, f"required with operator {operator}")
-    if operator in ("Exists", "DoesNotExist") and values:
-        yield Finding(path, f"not allowed with operator {operator}")
+    yield from validate_values(operator, values, path)
     if operator in ("Gt", "Lt") and (len(values) != 1 or not values[0].lstrip("-").isdigit()):
         yield Finding(path, f"expected one whole number with operator {operator}")
 
