@@ -29,6 +29,7 @@ from kubenetlab.api.calico.selectors import has_global, parse_selector, selector
 from kubenetlab.api.policies.network_policy import DIRECTIONS, Direction
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.validate.fields import validate_unique
 from kubenetlab.api.validate.syntax import not_a_range
 from kubenetlab.api.values import ip
 from kubenetlab.errors import did_you_mean
@@ -275,5 +276,4 @@ def _validate_nets(
             yield Finding((*path, index), not_a_range(net, "10.0.0.0/8 or fd00::/8"))
         elif is_negated and net.endswith("/0"):
             yield Finding((*path, index), "a rule without any address never matches")
-        if net in nets[:index]:
-            yield Finding((*path, index), f"duplicate value {found(net)}")
+    yield from validate_unique(nets, path)

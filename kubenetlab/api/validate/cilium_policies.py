@@ -38,6 +38,7 @@ from kubenetlab.api.policies.cilium_rules import (
 )
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.validate.fields import validate_one_of
 from kubenetlab.api.validate.metadata import validate_selector
 from kubenetlab.api.validate.syntax import not_a_range, port_name_fault, subdomain_fault
 from kubenetlab.api.values import ip
@@ -181,21 +182,14 @@ def _validate_cidrs(cidrs: Sequence[str], path: Path) -> Iterator[Finding]:
 
 def _validate_cidr_rules(rules: Sequence[CiliumCIDRRule], path: Path) -> Iterator[Finding]:
     for index, rule in enumerate(rules):
-        present = [
-            name
-            for name, value in (
-                ("cidr", rule.cidr),
-                ("cidrGroupRef", rule.cidr_group_ref),
-                ("cidrGroupSelector", rule.cidr_group_selector is not None),
-            )
-            if value
-        ]
-        if len(present) != 1:
-            yield Finding(
-                (*path, index),
-                "must have exactly one of cidr, cidrGroupRef and cidrGroupSelector, "
-                f"found {' and '.join(present) or 'none'}",
-            )
+        yield from validate_one_of(
+            {
+                "cidr": rule.cidr or None,
+                "cidrGroupRef": rule.cidr_group_ref or None,
+                "cidrGroupSelector": rule.cidr_group_selector,
+            },
+            (*path, index),
+        )
         if rule.cidr_group_ref and (fault := subdomain_fault(rule.cidr_group_ref)):
             yield Finding((*path, index, "cidrGroupRef"), fault)
         if rule.cidr_group_selector is not None:
@@ -306,8 +300,13 @@ def _validate_layer_7_ports(ports: Sequence[CiliumPortProtocol], path: Path) -> 
 
 
 def _validate_name(selector: CiliumFQDNSelector, path: Path) -> Iterator[Finding]:
-    if bool(selector.match_name) == bool(selector.match_pattern):
-        yield Finding(path, "must have exactly one of matchName and matchPattern")
+    yield from validate_one_of(
+        {
+            "matchName": selector.match_name or None,
+            "matchPattern": selector.match_pattern or None,
+        },
+        path,
+    )
     for field, text, syntax in (
         ("matchName", selector.match_name, _NAME),
         ("matchPattern", selector.match_pattern, _PATTERN),
@@ -320,8 +319,10 @@ def _validate_name(selector: CiliumFQDNSelector, path: Path) -> Iterator[Finding
 
 
 def _validate_service(service: CiliumService, path: Path) -> Iterator[Finding]:
-    if (service.k8s_service is None) == (service.k8s_service_selector is None):
-        yield Finding(path, "must have exactly one of k8sService and k8sServiceSelector")
+    yield from validate_one_of(
+        {"k8sService": service.k8s_service, "k8sServiceSelector": service.k8s_service_selector},
+        path,
+    )
     if service.k8s_service is not None and not service.k8s_service.service_name:
         yield Finding((*path, "k8sService", "serviceName"), "required, but missing")
     if service.k8s_service_selector is not None:

@@ -6,7 +6,7 @@ Source: kubernetes-sigs/network-policy-api config/crd of 0.2.0 and 0.1.7.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.meta import LabelSelector
@@ -33,6 +33,7 @@ from kubenetlab.api.policies.cluster_network_policy import (
 )
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.validate.fields import validate_one_of, validate_unique
 from kubenetlab.api.validate.metadata import validate_selector
 from kubenetlab.api.validate.syntax import not_a_range, port_name_fault
 from kubenetlab.api.values import ip
@@ -143,7 +144,7 @@ def _validate_rule_name(name: str, path: Path) -> Iterator[Finding]:
 def _validate_selection(
     selection: ClusterNetworkPolicySubject | ClusterNetworkPolicyIngressPeer, path: Path
 ) -> Iterator[Finding]:
-    yield from _exactly_one({"namespaces": selection.namespaces, "pods": selection.pods}, path)
+    yield from validate_one_of({"namespaces": selection.namespaces, "pods": selection.pods}, path)
     yield from _validate_selectors(selection.namespaces, selection.pods, path)
 
 
@@ -163,7 +164,7 @@ def _validate_selectors(
 def _validate_egress_peer(
     peer: ClusterNetworkPolicyEgressPeer, action: str, path: Path
 ) -> Iterator[Finding]:
-    yield from _exactly_one(
+    yield from validate_one_of(
         {
             "namespaces": peer.namespaces,
             "pods": peer.pods,
@@ -176,7 +177,7 @@ def _validate_egress_peer(
     yield from _validate_selectors(peer.namespaces, peer.pods, path)
     if peer.nodes is not None:
         yield from validate_selector(peer.nodes, (*path, "nodes"))
-    yield from _validate_unique(peer.networks, (*path, "networks"))
+    yield from validate_unique(peer.networks, (*path, "networks"))
     for index, cidr in enumerate(peer.networks):
         if ip.range_of(cidr) is None:
             message = not_a_range(cidr, "10.0.0.0/8 or fd00::/8")
@@ -186,7 +187,7 @@ def _validate_egress_peer(
             (*path, "domainNames"),
             f"may only be used in a rule that accepts connections; the action is {action}",
         )
-    yield from _validate_unique(peer.domain_names, (*path, "domainNames"))
+    yield from validate_unique(peer.domain_names, (*path, "domainNames"))
     for index, name in enumerate(peer.domain_names):
         if not _DOMAIN_NAME.fullmatch(name):
             yield Finding(
@@ -222,7 +223,7 @@ def _validate_named_ports(rule: _EgressRule, path: Path) -> Iterator[Finding]:
 
 def _validate_protocol(entry: ClusterNetworkPolicyProtocol, path: Path) -> Iterator[Finding]:
     matches = {"tcp": entry.tcp, "udp": entry.udp, "sctp": entry.sctp}
-    yield from _exactly_one(
+    yield from validate_one_of(
         matches | {"destinationNamedPort": entry.destination_named_port or None}, path
     )
     if entry.destination_named_port:
@@ -238,13 +239,13 @@ def _validate_protocol(entry: ClusterNetworkPolicyProtocol, path: Path) -> Itera
 
 
 def _validate_destination_port(port: DestinationPort, path: Path) -> Iterator[Finding]:
-    yield from _exactly_one({"number": port.number, "range": port.range}, path)
+    yield from validate_one_of({"number": port.number, "range": port.range}, path)
     if port.range is not None:
         yield from _validate_range(port.range.start, port.range.end, (*path, "range"))
 
 
 def _validate_port(entry: AdminNetworkPolicyPort, path: Path) -> Iterator[Finding]:
-    yield from _exactly_one(
+    yield from validate_one_of(
         {
             "portNumber": entry.port_number,
             "namedPort": entry.named_port,
@@ -269,24 +270,6 @@ def _warn_of_name(name: str, path: Path) -> Iterator[Finding]:
 def _validate_range(start: int, end: int, path: Path) -> Iterator[Finding]:
     if start >= end:
         yield Finding((*path, "end"), f"must be greater than `start` {start}, found {end}")
-
-
-def _exactly_one(fields: Mapping[str, object], path: Path) -> Iterator[Finding]:
-    """Yield a finding unless exactly one of the fields has a value."""
-    present = [name for name, value in fields.items() if value is not None]
-    if len(present) != 1:
-        *names, last = fields
-        yield Finding(
-            path,
-            f"must have exactly one of {', '.join(names)} and {last}, "
-            f"found {' and '.join(present) or 'none'}",
-        )
-
-
-def _validate_unique(values: Sequence[str], path: Path) -> Iterator[Finding]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            yield Finding((*path, index), f"duplicate value {found(value)}")
 
 
 def _selections(
