@@ -18,6 +18,7 @@ from kubenetlab.api.calico.policies import (
     CalicoNetworkPolicy,
     CalicoNetworkPolicySpec,
     CalicoRule,
+    CalicoServiceMatch,
     GlobalNetworkPolicy,
     GlobalNetworkSet,
     NetworkSet,
@@ -57,7 +58,7 @@ def validate_calico_network_policy(policy: CalicoNetworkPolicy) -> Iterator[Find
     """Validate Calico's NetworkPolicy on its own; yield every finding."""
     yield from _validate_policy(policy.name, policy.spec)
     for path, service in _services(policy.spec):
-        if not service[0]:
+        if not service.name:
             yield Finding((*path, "name"), "required, but missing")
 
 
@@ -67,9 +68,9 @@ def validate_global_network_policy(policy: GlobalNetworkPolicy) -> Iterator[Find
     yield from _validate_policy(policy.name, spec)
     yield from _validate_selector(spec.namespace_selector, ("spec", "namespaceSelector"))
     for path, service in _services(spec):
-        for name, value in zip(("name", "namespace"), service, strict=True):
+        for field, value in (("name", service.name), ("namespace", service.namespace)):
             if not value:
-                yield Finding((*path, name), "required, but missing")
+                yield Finding((*path, field), "required, but missing")
     for field, is_set in (("doNotTrack", spec.do_not_track), ("preDNAT", spec.pre_dnat)):
         if is_set and not spec.apply_on_forward:
             yield Finding(("spec", field), "requires `applyOnForward: true`")
@@ -237,14 +238,14 @@ def _validate_entity(entity: CalicoEntityRule, path: Path) -> Iterator[Finding]:
             yield Finding((*path, "services"), f"cannot be combined with `{field}`")
 
 
-def _services(spec: CalicoNetworkPolicySpec) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """Yield the path of each reference to a Service, and its name and namespace."""
+def _services(spec: CalicoNetworkPolicySpec) -> Iterator[tuple[Path, CalicoServiceMatch]]:
+    """Yield (path, value) of each reference to a Service."""
     for direction in DIRECTIONS:
         for index, rule in enumerate(spec.rules(direction)):
             for end in ENDS:
                 if (service := rule.end(end).services) is not None:
                     path: Path = ("spec", direction.lower(), index, end, "services")
-                    yield path, (service.name, service.namespace)
+                    yield path, service
 
 
 def _validate_ports(ports: Sequence[int | str], rule: CalicoRule, path: Path) -> Iterator[Finding]:

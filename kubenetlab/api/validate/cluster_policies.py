@@ -200,13 +200,11 @@ def _validate_egress_peer(
 def _validate_named_ports(rule: _EgressRule, path: Path) -> Iterator[Finding]:
     """Yield a finding for each peer that has no named ports, in a rule with a named port."""
     if isinstance(rule, ClusterNetworkPolicyEgressRule):
-        field, has_names = (
-            "destinationNamedPort",
-            [e.destination_named_port for e in rule.protocols],
-        )
+        field = "destinationNamedPort"
+        has_name = any(entry.destination_named_port for entry in rule.protocols)
     else:
-        field, has_names = "namedPort", [entry.named_port or "" for entry in rule.ports]
-    if not any(has_names):
+        field, has_name = "namedPort", any(entry.named_port for entry in rule.ports)
+    if not has_name:
         return
     for number, peer in enumerate(rule.to):
         for name, value in (

@@ -226,19 +226,19 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
             path,
             f"expected a prefix length of at most {mask_size}, because each node gets a "
             f"/{mask_size}; found {network.prefixlen}",
-            hints=(_how_to_fit(config, network, mask_size),),
+            hints=(_size_hint(config, network, mask_size),),
         )
     elif (capacity := 2 ** (mask_size - network.prefixlen)) < len(config.nodes):
         yield Finding(
             path,
             f"expected a range of /{mask_size} for each of {len(config.nodes)} nodes; "
             f"{network} has {capacity}",
-            hints=(_how_to_fit(config, network, mask_size),),
+            hints=(_size_hint(config, network, mask_size),),
         )
 
 
-def _how_to_fit(config: ClusterConfig, network: Network, mask_size: int) -> str:
-    """Return the prefix lengths with which the pods' range has a part for each node."""
+def _size_hint(config: ClusterConfig, network: Network, mask_size: int) -> str:
+    """Return a hint with prefix lengths that leave a part of the pods' range for each node."""
     bits = (len(config.nodes) - 1).bit_length()
     field = f"networking.nodeCIDRMaskSizeIPv{network.version}"
     larger = f"set podSubnet to a /{mask_size - bits} or larger"
