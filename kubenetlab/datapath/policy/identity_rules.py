@@ -6,7 +6,7 @@ They are computed again only for the policies whose peers have other identities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -97,8 +97,10 @@ class _PodRules(NamedTuple):
     rules: Rules
 
 
-_PodsRules = VersionedMap[ObjectKey, _PodRules]
-_OfNode = VersionedMap[ObjectKey, Rules]
+_AllPodRules = VersionedMap[ObjectKey, _PodRules]
+"""Rules of all isolated pods."""
+_NodePodRules = VersionedMap[ObjectKey, Rules]
+"""Rules of the isolated pods of one node."""
 
 
 def identity_rules(
@@ -109,7 +111,7 @@ def identity_rules(
     entries: tuple[IsolatingPolicy, ...],
     pods: Pods,
     isolated: VersionedMap[ObjectKey, IsolatedT],
-) -> tuple[VersionedMap[str, Rules], Mapping[str, _OfNode]]:
+) -> tuple[VersionedMap[str, Rules], Mapping[str, _NodePodRules]]:
     """Return the rules that all nodes have, by subject, and those of each node's pods.
 
     entries: the identical tuple while no policy changes.
@@ -143,6 +145,7 @@ def identity_rules(
 def _shared(
     cache: PlanCache, engine: IdentityEngine, version: int, table: PeerTable
 ) -> Iterator[Rules]:
+    """Yield the rules that all nodes have about peers of one IP version."""
     for address, identity in table.addresses.items():
         yield cache(("peer", engine, address), engine.peer, address, identity)
     if table.ranges:
@@ -156,7 +159,8 @@ def _of_nodes(
     tables: Mapping[int, PeerTable],
     numbers: VersionedMap[ObjectKey, int],
     isolated: VersionedMap[ObjectKey, IsolatedT],
-) -> Mapping[str, _OfNode]:
+) -> Mapping[str, _NodePodRules]:
+    """Return the rules of each node's pods."""
     attachments = cluster.by_key(Attachment)
     sets = cache.follow("sets of policies of pods", sets_of_pods, isolated)
     distinct = cache.by_identity(
@@ -186,17 +190,17 @@ def _endpoints(
     numbers: Mapping[ObjectKey, int],
     sets: Sets,
     objects: Mapping[str, tuple[RuleObject, ...]],
-    former: _PodsRules | None,
+    former: _AllPodRules | None,
     changed_objects: ChangedEntries[str, object],
     *changes_of_pods: ChangedEntries[ObjectKey, object],
-) -> _PodsRules:
-    """Return the rules of each isolated pod, computed again for those that a change concerns."""
+) -> _AllPodRules:
+    """Return the rules of each isolated pod; only pods that a change concerns are computed."""
     changed = dict.fromkeys(key for of_map in changes_of_pods for key in of_map)
     if changed_objects:
         for key, several in sets.items():
             if any(policies.text in changed_objects for policies in several):
                 changed[key] = None
-    known = _PodsRules() if former is None else former
+    known = _AllPodRules() if former is None else former
     changes: dict[ObjectKey, _PodRules | None] = {}
     for key in changed:
         if (each := isolated.get(key)) is None:
@@ -223,14 +227,18 @@ def _endpoint(
     sets: tuple[PolicySet, ...],
     shared: tuple[tuple[RuleObject, ...], ...],
 ) -> Rules:
+    """Return the rules of one pod.
+
+    shared: objects of its sets of policies, which other pods may have, too.
+    """
     objects, others = engine.endpoint(name, link, number, sets)
     unique = {obj.key: obj for of_set in (*shared, others) for obj in of_set}
     return SubjectRules(objects[0].backend, "", name, objects, tuple(unique.values()))
 
 
 def _by_node(
-    former: Mapping[str, _OfNode] | None, news: ChangedEntries[ObjectKey, _PodRules]
-) -> Mapping[str, _OfNode]:
+    former: Mapping[str, _NodePodRules] | None, news: ChangedEntries[ObjectKey, _PodRules]
+) -> Mapping[str, _NodePodRules]:
     """Return the rules of each node's pods."""
     changes: dict[str, dict[ObjectKey, Rules | None]] = {}
     for key, (before, now) in news.items():
@@ -240,7 +248,7 @@ def _by_node(
             changes.setdefault(now.node, {})[key] = now.rules
     result = dict(former or {})
     for node, changed in changes.items():
-        result[node] = result.get(node, _OfNode()).with_changes(changed)
+        result[node] = result.get(node, _NodePodRules()).with_changes(changed)
     return result
 
 
@@ -273,6 +281,7 @@ def _objects(
 def _verdicts(
     engine: IdentityEngine, policies: PolicySet, inputs: tuple[tuple[int, _Inputs], ...]
 ) -> tuple[RuleObject, ...]:
+    """Return the objects with the verdicts about each peer, and about all others as one."""
     found: list[PeerVerdicts] = []
     for version, of_version in inputs:
         peers = frozenset[int]().union(
@@ -305,20 +314,19 @@ def _exemptions(policies: PolicySet) -> Iterator[Exemption]:
 def _peer(
     policies: PolicySet, version: int, inputs: _Inputs, identity: int, *, is_own_node: bool
 ) -> Peer:
-    named: Callable[[PortName], Iterable[int]]
-    if policies.direction == "Egress":
+    """Return the peer with an identity, or all others as one.
 
-        def named(name: PortName) -> Iterable[int]:
+    is_own_node: True if the peer is the pod's own node.
+    """
+
+    def ports_named(name: PortName) -> Iterable[int]:
+        if policies.direction == "Egress":
             return (port for number, port in inputs.by_name[name] if number == identity)
-
-    else:
-
-        def named(name: PortName) -> Iterable[int]:
-            return (
-                number
-                for own, protocol, number in policies.named_ports
-                if (own, protocol) == (name.name, name.protocol)
-            )
+        return (
+            number
+            for own, protocol, number in policies.named_ports
+            if (own, protocol) == (name.name, name.protocol)
+        )
 
     def matches(rule: PolicyRule) -> bool:
         ranges = peer_ranges(rule, version)
@@ -328,7 +336,7 @@ def _peer(
             or bool(ranges and identity in inputs.by_ranges[ranges])
         )
 
-    return Peer(matches, named)
+    return Peer(matches, ports_named)
 
 
 def _applies(rule: PolicyRule, version: int, *, is_own_node: bool) -> bool:

@@ -121,7 +121,7 @@ class _PeerIndex:
         self.version = version
         self.groups = peer_groups(entries)
         self.names = _destination_names(entries)
-        self.ranges = _RangeIndex(_peer_ranges(entries, version))
+        self.ranges = _RangeIndex(_all_peer_ranges(entries, version))
         self.of_ranges = {cidr: tuple(self.ranges.covering(cidr)) for cidr in self.ranges.cidrs}
         """Range → digests of the ranges with all of its addresses."""
         self._known: dict[_Traits, _Traits] = {}
@@ -256,7 +256,8 @@ def has_every_address(rule: PolicyRule, version: int) -> bool:
     return rule.is_any_peer or is_everything(rule.ranges_of(version))
 
 
-def _peer_ranges(entries: Iterable[IsolatingPolicy], version: int) -> dict[Ranges, None]:
+def _all_peer_ranges(entries: Iterable[IsolatingPolicy], version: int) -> dict[Ranges, None]:
+    """Return the ranges that are peers of rules, each once, in the order of the policies."""
     found = (peer_ranges(rule, version) for entry in entries for rule in entry.rules)
     return dict.fromkeys(ranges for ranges in found if ranges)
 

@@ -254,13 +254,13 @@ class Libbpf:
             programs = {
                 name: os.dup(fd) for name, fd in self._programs_or_maps(bpf_object, "program")
             }
-            maps = {
+            loaded_maps = {
                 name: self._map(os.dup(fd))[1]
                 for name, fd in self._programs_or_maps(bpf_object, "map")
             }
         finally:
             self._library.bpf_object__close(bpf_object)
-        return LoadedPrograms(self._library, programs, maps)
+        return LoadedPrograms(self._library, programs, loaded_maps)
 
     def open_loaded(self, programs: Mapping[str, int]) -> LoadedPrograms:
         """Open loaded programs by their kernel IDs, with all maps that they use."""
