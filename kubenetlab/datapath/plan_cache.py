@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 K = TypeVar("K")
+P = TypeVar("P")
 V = TypeVar("V")
 T = TypeVar("T")
 _Maps = tuple[VersionedMap[Any, Any], ...]
@@ -122,6 +123,31 @@ class PlanCache:
             return known.with_changes(changes)
 
         return self.follow(key, build, *maps, given=given)
+
+    def split(
+        self, key: Hashable, part_of: Callable[[V], tuple[P, T]], items: VersionedMap[K, V]
+    ) -> Mapping[P, VersionedMap[K, T]]:
+        """Return the items in several maps; only those that changed are moved.
+
+        part_of: returns the key of the map to which an item belongs, and its value there.
+        """
+
+        def build(
+            former: Mapping[P, VersionedMap[K, T]] | None, news: ChangedEntries[K, V]
+        ) -> Mapping[P, VersionedMap[K, T]]:
+            changes: dict[P, dict[K, T | None]] = {}
+            for name, (before, now) in news.items():
+                if before is not None:
+                    changes.setdefault(part_of(before)[0], {})[name] = None
+                if now is not None:
+                    part, value = part_of(now)
+                    changes.setdefault(part, {})[name] = value
+            result = dict(former or {})
+            for part, changed in changes.items():
+                result[part] = result.get(part, VersionedMap[K, T]()).with_changes(changed)
+            return result
+
+        return self.follow(key, build, items)
 
     def follow(
         self,

@@ -173,6 +173,7 @@ def _all(
         VersionedMap(_groups(cluster, cache, engine, versions, entries, pods)),
         VersionedMap(_named_ports(cache, engine, versions, entries, pods)),
     )
+    by_node = cache.split("isolated by node", lambda each: (each.pod.node, each), isolated)
     of_nodes = {
         node: tuple(
             cache.follow(
@@ -181,7 +182,7 @@ def _all(
                 cache.each(("rules of isolated pods", node), _pod, on_node, engine, versions),
             ).values()
         )
-        for node, on_node in cache.follow("isolated by node", _by_node, isolated).items()
+        for node, on_node in by_node.items()
     }
     return PolicyRules(True, tuple(shared.values()), of_nodes, isolated)
 
@@ -343,21 +344,6 @@ def _as_one_value(
     entries: tuple[IsolatingPolicy, ...],
 ) -> VersionedMap[str, tuple[IsolatingPolicy, ...]]:
     return VersionedMap({"": entries})
-
-
-def _by_node(
-    former: Mapping[str, _IsolatedPods] | None, news: ChangedEntries[ObjectKey, IsolatedPod]
-) -> Mapping[str, _IsolatedPods]:
-    changes: dict[str, dict[ObjectKey, IsolatedPod | None]] = {}
-    for key, (before, now) in news.items():
-        if before is not None:
-            changes.setdefault(before.pod.node, {})[key] = None
-        if now is not None:
-            changes.setdefault(now.pod.node, {})[key] = now
-    result = dict(former or {})
-    for node, changed in changes.items():
-        result[node] = result.get(node, _IsolatedPods()).with_changes(changed)
-    return result
 
 
 def _pod(isolated: IsolatedPod, engine: PolicyEngine, versions: tuple[int, ...]) -> _Rules:

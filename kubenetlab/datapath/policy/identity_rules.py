@@ -180,7 +180,7 @@ def _of_nodes(
         numbers,
         sets,
     )
-    return cache.follow("rules of endpoints by node", _by_node, rules)
+    return cache.split("rules of endpoints by node", lambda each: (each.node, each.rules), rules)
 
 
 def _endpoints(
@@ -234,22 +234,6 @@ def _endpoint(
     objects, others = engine.endpoint(name, link, number, sets)
     unique = {obj.key: obj for of_set in (*shared, others) for obj in of_set}
     return SubjectRules(objects[0].backend, "", name, objects, tuple(unique.values()))
-
-
-def _by_node(
-    former: Mapping[str, _NodePodRules] | None, news: ChangedEntries[ObjectKey, _PodRules]
-) -> Mapping[str, _NodePodRules]:
-    """Return the rules of each node's pods."""
-    changes: dict[str, dict[ObjectKey, Rules | None]] = {}
-    for key, (before, now) in news.items():
-        if before is not None:
-            changes.setdefault(before.node, {})[key] = None
-        if now is not None:
-            changes.setdefault(now.node, {})[key] = now.rules
-    result = dict(former or {})
-    for node, changed in changes.items():
-        result[node] = result.get(node, _NodePodRules()).with_changes(changed)
-    return result
 
 
 def _objects(
