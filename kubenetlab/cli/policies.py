@@ -79,7 +79,7 @@ def policy_engine(inspected: Inspection) -> str:
 
 
 def nodes_with_former_policies(inspected: Inspection) -> list[str]:
-    """Return the names of nodes whose agent of the CNI plugin is stopped, and enforces policies."""
+    """Return the names of nodes where the agent that enforces policies is stopped."""
     stopped = [node["name"] for node in inspected["nodes"] if node["agent"] == "stopped"]
     if not stopped:
         return []

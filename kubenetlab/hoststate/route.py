@@ -215,8 +215,9 @@ def _decode_mtu(metrics: memoryview) -> int:
 
 
 def decode_destination(body: memoryview) -> str | None:
-    """Return the destination of a unicast route in the main table, whoever added it; else None.
+    """Return the destination of a unicast route in the main table; None for other routes.
 
+    It does not matter which component added the route.
     body: as for `decode_route`.
     """
     family, length, _, _, table, _, _, type_number, _ = _RTMSG.unpack_from(body)
@@ -227,8 +228,9 @@ def decode_destination(body: memoryview) -> str | None:
 
 
 def is_in_main_table(body: memoryview, version: int) -> bool:
-    """Return True for a route of an IP version in the main table, whoever added it.
+    """Return True for a route of an IP version in the main table.
 
+    It does not matter which component added the route.
     Link-local and multicast routes of IPv6 do not count: the kernel adds them to every link.
     body: as for `decode_route`.
     """

@@ -31,7 +31,7 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 def udp_client(address: str, port: int, server: tuple[str, int] | None) -> Iterator[int]:
     """Exchange datagrams with a server on this machine; yield the port of the client.
 
-    server: real address and port of the server; None: nobody answers.
+    server: real address and port of the server; None: no server answers.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with ExitStack() as stack:

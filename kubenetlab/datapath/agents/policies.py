@@ -1,4 +1,4 @@
-"""Rules of network policies on nodes whose agent of the CNI plugin is stopped, and enforces them.
+"""Rules of network policies on nodes where the CNI plugin's agent, which enforces them, is stopped.
 
 Such a node keeps the rules that the agent has written: policies, pods and labels that change later
 do not count there. A new pod of the node has no rules, so it is not isolated.

@@ -5,7 +5,7 @@
   pod eth0 ─ cali… ┘                                    └ cali… ─ eth0 pod
 
 There is no bridge. A pod has an address with the length of a host and sends everything to
-169.254.1.1, which nobody has: its node answers ARP requests for it (proxy ARP) and routes the
+169.254.1.1, which no host has: its node answers ARP requests for it (proxy ARP) and routes the
 packet. The node has a route to each of its pods, and for each block of addresses that it owns a
 blackhole, so that packets to unused addresses do not leave it again. Blocks come from IPPools; the
 first one covers the pod range of the cluster.

@@ -91,7 +91,7 @@ class Mode(ModeOptions, frozen=True):
     routes: auto | podCIDR | none
         podCIDR  Each node has a route to the pod range of every other node, and ip-masq-agent
                  masquerades what leaves the cluster.
-        none     The plugins, or nobody, connect the nodes.
+        none     The plugins connect the nodes, if anything does.
         auto     podCIDR if the list depends on the pod range of the node, else none.
 
     timeout: time limit of each call of a plugin, in seconds (30).

@@ -1,11 +1,11 @@
 """bgp: block the BGP sessions of one node.
 
-A packet filter drops TCP port 179 in both directions, as an access list or a firewall between
-routers does that nobody has opened for a new node. BIRD runs on. When nothing has been heard for
-the hold time (9 s), the sessions of the node go down, and both ends withdraw the routes that they
-have learned: the node has no route to pods of other nodes any more, and other nodes have none to
-its pods. Until then all packets pass. Graceful restart (RFC 4724) does not keep the routes: it is
-for a peer whose connection ends, not for one that is silent until the hold time is over.
+A packet filter drops TCP port 179 in both directions, like a firewall between routers whose rules
+do not allow a new node yet. BIRD runs on. When nothing has been heard for the hold time (9 s), the
+sessions of the node go down, and both ends withdraw the routes that they have learned: the node
+has no route to pods of other nodes any more, and other nodes have none to its pods. Until then all
+packets pass. Graceful restart (RFC 4724) does not keep the routes: it is for a peer whose
+connection ends, not for one that is silent until the hold time is over.
 
 Here the packet filter is the table kubenetlab-fault-bgp on the node, with one chain for each
 direction of eth0. Modes without BGP cannot have this fault.

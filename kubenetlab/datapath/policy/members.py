@@ -50,7 +50,7 @@ Pods = VersionedMap[ObjectKey, PolicyPod]
 
 
 class PodGroup(Struct, frozen=True):
-    """Pods that selectors match; equal selectors are one group, whoever has them."""
+    """Pods that selectors match; equal selectors of several policies are one group."""
 
     namespace: str
     """Namespace of the pods; empty if `namespaces` selects them."""

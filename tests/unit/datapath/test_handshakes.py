@@ -25,7 +25,7 @@ def first_silent_s(
 
     handshake_s: time of its latest handshake, relative to NOW; None: there was none.
     traffic: seconds in which datagrams are sent to it. answers: those in which it answers
-    handshakes. pause: those in which nobody looks.
+    handshakes. pause: those in which the handshakes are not read.
     """
     handshakes, sent_bytes = Handshakes(), 1000
     handshake_at = NOW + handshake_s if handshake_s is not None else 0.0

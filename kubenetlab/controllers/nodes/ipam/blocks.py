@@ -175,7 +175,7 @@ class Blocks:
         )
 
     def _requested(self, pod: Pod, node: Node, version: int) -> str | AllocationFailure:
-        """Return the requested address of one IP family, and take its block if nobody has it."""
+        """Return the requested address of one IP family, and take its block if it is free."""
         requested = requested_address(pod, version)
         if isinstance(requested, AllocationFailure):
             return requested
