@@ -56,10 +56,6 @@ class Contexts:
     def nodes(self) -> list[NodeView]:
         return list(self._nodes.values())
 
-    def node_of(self, netns: str) -> NodeView | None:
-        """Return the node of a pod's sandbox, or the node that has this sandbox."""
-        return self._nodes.get(netns) or (self._pods[netns][0] if netns in self._pods else None)
-
     def pod_of(self, netns: str) -> tuple[NodeView, PodView, Pod] | None:
         node_and_view = self._pods.get(netns)
         pod = (

@@ -21,9 +21,10 @@ from kubenetlab.api.policies.cilium_labels import identity_labels, texts
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import has_addresses
+from kubenetlab.hoststate.rules.cilium_entries import FIRST_LABEL_IDENTITY
 from kubenetlab.versioned import VersionedMap
 
-FIRST, LAST = 256, 65535
+FIRST, LAST = FIRST_LABEL_IDENTITY, 65535
 """Range of the numbers; smaller ones are reserved for peers without labels."""
 
 LabelSet = tuple[str, ...]

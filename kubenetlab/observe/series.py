@@ -35,11 +35,6 @@ from kubenetlab.observe.prober import ProbeRequest, run
 from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.targets.locations import Location
 
-MAX_COUNT: Final = 10_000
-"""Maximum length of a series.
-
-It is lower than the number of the kernel's ephemeral ports, each of which is used once.
-"""
 INTERVAL_S: Final = 0.002
 """Time between the starts of two connections, in seconds.
 

@@ -175,11 +175,3 @@ class BaselineAdminNetworkPolicy(Resource, frozen=True):
     spec: BaselineAdminNetworkPolicySpec
     """Desired state of the policy."""
     status: Unmodelled = None
-
-
-AdminRule = (
-    AdminNetworkPolicyIngressRule
-    | AdminNetworkPolicyEgressRule
-    | BaselineAdminNetworkPolicyIngressRule
-    | BaselineAdminNetworkPolicyEgressRule
-)

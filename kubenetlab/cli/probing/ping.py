@@ -43,6 +43,11 @@ _VERBS = {
     "not testable": "not testable",
 }
 """Text for each outcome of a probe."""
+_MAX_COUNT = 10_000
+"""Maximum length of a series.
+
+It is lower than the number of the kernel's ephemeral ports, each of which is used once.
+"""
 _MAX_FAILURES = 20
 """Maximum number of failed pairs that are printed below a matrix."""
 
@@ -116,7 +121,7 @@ def ping(
             "--count",
             metavar="N",
             min=1,
-            max=10_000,
+            max=_MAX_COUNT,
             help="Send N requests and show their distribution over servers.",
         ),
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -126,7 +126,3 @@ class ProgramContext(PodIdentity, frozen=True):
     """State of the program while it runs; see `initial_state()` of programs."""
     is_stopping: bool = False
     """True after SIGTERM, while the program keeps serving."""
-
-
-HttpHandler = Callable[[Request, ProgramContext], Awaitable[Response]]
-DatagramHandler = Callable[[bytes, Peer, ProgramContext], bytes | None]

@@ -16,7 +16,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.members import PodGroup, policy_pods
-from kubenetlab.datapath.policy.peers import PeerTable, peer_table
+from kubenetlab.datapath.policy.peers import FIRST_OWN, PeerTable, peer_table
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule
 from kubenetlab.datapath.policy.rules import isolating as isolating_of
 from kubenetlab.datapath.policy.verdicts import PORT_BITS, port_prefixes
@@ -37,8 +37,6 @@ from tests.examples import examples
 from tests.policies import POLICIES, TRAFFIC, cilium_cluster, node_rules, pod, with_policies
 from tests.policy_maps import PolicyMaps
 from tests.tier_policies import WORLDS, Document, parties_of, with_tiers
-
-FIRST_OWN_IDENTITY = 1 << 24
 
 
 def peer_table_of(cluster: Cluster) -> PeerTable:
@@ -122,7 +120,7 @@ def test_identities_are_those_of_labels_where_labels_decide() -> None:
         for obj in objects(isolating({"from": [peer]}))
         if isinstance(obj, CiliumPolicies)
     }
-    assert all(FIRST_LABEL_IDENTITY <= each < FIRST_OWN_IDENTITY for each in identities - {0})
+    assert all(FIRST_LABEL_IDENTITY <= each < FIRST_OWN for each in identities - {0})
     block: JsonObject = {"ipBlock": {"cidr": "10.244.1.2/31"}}
     found = {
         obj.cidr: obj.identity
@@ -131,7 +129,7 @@ def test_identities_are_those_of_labels_where_labels_decide() -> None:
     }
     assert {"10.244.1.2/32", "10.244.1.3/32", "10.244.1.2/31"} == found.keys()
     assert len(set(found.values())) == 3
-    assert all(each >= FIRST_OWN_IDENTITY for each in found.values())
+    assert all(each >= FIRST_OWN for each in found.values())
 
 
 def test_more_ranges_than_16_bits_count_have_identities() -> None:
@@ -141,7 +139,7 @@ def test_more_ranges_than_16_bits_count_have_identities() -> None:
     assert {cidr for cidr, _ in table.ranges} == set(cidrs)
     identities = {identity for _, identity in table.ranges}
     assert len(identities) == len(cidrs)
-    assert all(FIRST_OWN_IDENTITY <= each < 2 * FIRST_OWN_IDENTITY for each in identities)
+    assert all(FIRST_OWN <= each < 2 * FIRST_OWN for each in identities)
 
 
 def test_the_ranges_of_one_rule_have_one_identity() -> None:
