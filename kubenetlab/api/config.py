@@ -351,6 +351,14 @@ class ClusterConfig(Resource, frozen=True):
             names.append(node.name or (node.role if count == 1 else f"{node.role}{count}"))
         return tuple(names)
 
+    def names_of_hosts(self) -> dict[str, list[str]]:
+        """Return the names of the external hosts by their addresses."""
+        names: dict[str, list[str]] = {}
+        for host in self.external:
+            for address in host.addresses(self.networking.versions):
+                names.setdefault(address, []).append(host.name)
+        return names
+
 
 def has_valid_ranges(networking: Networking) -> bool:
     """Return True if the ranges of pods and Services can be read; other findings need them."""

@@ -234,12 +234,7 @@ class CiliumRules:
     @cached_property
     def _names(self) -> Mapping[str, Sequence[str]]:
         """Address of an external host → its names."""
-        result: dict[str, list[str]] = {}
-        config = self._cluster.config
-        for host in config.external:
-            for address in host.addresses(config.networking.versions):
-                result.setdefault(address, []).append(host.name)
-        return result
+        return self._cluster.config.names_of_hosts()
 
     def _is_behind_service(
         self,

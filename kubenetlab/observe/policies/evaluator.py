@@ -43,7 +43,6 @@ from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.policies.cluster_network_policy import Tier
 from kubenetlab.api.policies.network_policy import (
     Direction,
-    IPBlock,
     NetworkPolicy,
     NetworkPolicyPeer,
     NetworkPolicyPort,
@@ -56,7 +55,7 @@ from kubenetlab.observe.policies.model import Party as Party
 from kubenetlab.observe.policies.model import RuleReference as RuleReference
 from kubenetlab.observe.policies.model import Traffic as Traffic
 from kubenetlab.observe.policies.model import Verdict as Verdict
-from kubenetlab.observe.policies.subjects import Subjects, is_in
+from kubenetlab.observe.policies.subjects import Subjects, is_in_block
 from kubenetlab.observe.policies.tiers import TierRules
 
 _DEFAULT_PLACE: Final = (1_000_000, DEFAULT_TIER)
@@ -288,7 +287,7 @@ class Evaluator:
 
     def _is_peer(self, policy: NetworkPolicy, peer: NetworkPolicyPeer, party: Party) -> bool:
         if peer.ip_block is not None:
-            return _is_in_block(party.address, peer.ip_block)
+            return is_in_block(party.address, peer.ip_block)
         pod = self._subjects.get(party.pod)
         if pod is None:
             return False
@@ -326,10 +325,6 @@ class Evaluator:
                 return traffic.port in self._subjects.ports_named(
                     destination.pod, name, traffic.protocol
                 )
-
-
-def _is_in_block(address: str, block: IPBlock) -> bool:
-    return is_in(address, block.cidr) and not any(is_in(address, part) for part in block.except_)
 
 
 def _name(policy: NetworkPolicy) -> str:

@@ -22,7 +22,7 @@ from kubenetlab.api.policies.network_policy import (
 from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.policies.calico import CalicoRules
-from kubenetlab.observe.policies.subjects import Subjects, is_in
+from kubenetlab.observe.policies.subjects import Subjects, is_in_block
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
@@ -106,7 +106,7 @@ class PolicyMembers:
         return [
             NamedHost(name, own)
             for name, addresses in self._hosts()
-            if (own := tuple(each for each in addresses if _is_in_block(each, block)))
+            if (own := tuple(each for each in addresses if is_in_block(each, block)))
         ]
 
     def ports_named(self, port: NetworkPolicyPort, pods: Iterable[Pod]) -> list[int]:
@@ -133,7 +133,3 @@ class PolicyMembers:
 def named(pods: Iterable[Pod]) -> list[NamedHost]:
     """Return pods with all their addresses."""
     return [NamedHost(pod.full_name, pod.addresses) for pod in pods]
-
-
-def _is_in_block(address: str, block: IPBlock) -> bool:
-    return is_in(address, block.cidr) and not any(is_in(address, part) for part in block.except_)

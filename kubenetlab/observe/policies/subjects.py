@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from kubenetlab.api.meta import Labels
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.network_policy import IPBlock
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 
@@ -46,3 +47,8 @@ def is_in(address: str, cidr: str) -> bool:
     """Return True if an address is in a range, which may have bits after its prefix."""
     range_ = ip.range_of(cidr)
     return range_ is not None and ip_address(address) in range_
+
+
+def is_in_block(address: str, block: IPBlock) -> bool:
+    """Return True if an address is in the range of a block, and in none of its exceptions."""
+    return is_in(address, block.cidr) and not any(is_in(address, part) for part in block.except_)
