@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Literal
@@ -57,3 +58,8 @@ def is_part(part: IPv4Network | IPv6Network, whole: IPv4Network | IPv6Network) -
 def version_of(address: str) -> Literal[4, 6]:
     """Return the IP version of a valid address or range."""
     return 6 if ":" in address else 4
+
+
+def of_version(texts: Iterable[str], version: int) -> tuple[str, ...]:
+    """Return the addresses and ranges of one IP version."""
+    return tuple(text for text in texts if version_of(text) == version)

@@ -143,7 +143,5 @@ def _of_annotations(node: NodeView, number: int) -> Iterator[Peer]:
 
 def _refusing(ranges: tuple[str, ...], version: int) -> tuple[Rule, ...]:
     return tuple(
-        Rule(False, cidr, origin="customimportreject")
-        for cidr in ranges
-        if ip.version_of(cidr) == version
+        Rule(False, cidr, origin="customimportreject") for cidr in ip.of_version(ranges, version)
     )

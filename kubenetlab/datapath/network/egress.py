@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.masquerade import MasqueradeConfig
-from kubenetlab.api.values.ip import version_of
+from kubenetlab.api.values.ip import of_version
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
@@ -48,7 +48,7 @@ def _of_cluster(node: NodeView, index: int) -> Kept:
 def _configured(config: MasqueradeConfig, version: int) -> Kept:
     is_masqueraded = config.masq_link_local_ipv6 if version == 6 else config.masq_link_local
     link_local = () if is_masqueraded else (_LINK_LOCAL[version],)
-    given = (cidr for cidr in config.non_masquerade_cidrs if version_of(cidr) == version)
+    given = of_version(config.non_masquerade_cidrs, version)
     return [(cidr, _KEPT) for cidr in dict.fromkeys((*link_local, *given))]
 
 

@@ -45,7 +45,7 @@ class AddressIn(Struct, frozen=True):
 
     def ranges_of(self, version: int) -> tuple[str, ...]:
         """Return the ranges of one IP version."""
-        return tuple(cidr for cidr in self.ranges if ip.version_of(cidr) == version)
+        return ip.of_version(self.ranges, version)
 
 
 class PortIn(Struct, frozen=True):

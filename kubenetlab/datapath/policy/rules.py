@@ -72,7 +72,7 @@ class PolicyRule(Struct, frozen=True):
 
     def ranges_of(self, version: int) -> tuple[str, ...]:
         """Return the ranges of one IP version."""
-        return tuple(cidr for cidr in self.ranges if ip.version_of(cidr) == version)
+        return ip.of_version(self.ranges, version)
 
 
 class PolicyTier(Struct, frozen=True, order=True):

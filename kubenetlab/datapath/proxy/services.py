@@ -142,12 +142,9 @@ def port_views(place: NodePlace, view: ServiceView, version: int) -> tuple[PortV
     service = view.service
     if not is_proxied(service):
         return ()
-    cluster_ips = [
-        cluster_ip for cluster_ip in service.cluster_ips if ip.version_of(cluster_ip) == version
-    ]
     return tuple(
         _port_view(place, view, service, port, cluster_ip)
-        for cluster_ip in cluster_ips
+        for cluster_ip in ip.of_version(service.cluster_ips, version)
         for port in service.spec.ports
     )
 

@@ -87,7 +87,7 @@ class Blocks:
         tunnels = {kind: text for block in own for kind, text in block.tunnels.items()}
         return tuple(
             NodeRanges(
-                tuple(cidr for cidr in cidrs if ip.version_of(cidr) == version),
+                ip.of_version(cidrs, version),
                 {
                     kind: address
                     for kind, address in tunnels.items()

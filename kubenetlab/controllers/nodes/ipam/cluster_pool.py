@@ -56,10 +56,7 @@ class ClusterPool:
     def ranges(cls, cluster: Cluster, node: Node) -> tuple[NodeRanges, ...]:
         cidrs = _state(cluster).ranges.get(node.name, ())
         versions = cluster.config.networking.versions
-        return tuple(
-            NodeRanges(tuple(cidr for cidr in cidrs if ip.version_of(cidr) == version))
-            for version in versions
-        )
+        return tuple(NodeRanges(ip.of_version(cidrs, version)) for version in versions)
 
     def allocate(self, pod: Pod, node: Node) -> tuple[str, ...] | AllocationFailure:
         if failure := self._failures.get(node.name):
