@@ -6,6 +6,7 @@ import pytest
 
 from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
+from tests.labs.shop import reached
 from tests.libbpf import NEEDS_LIBBPF
 
 pytestmark = NEEDS_LIBBPF
@@ -43,13 +44,6 @@ def policy(name: str, rules: str, app: str = "web") -> str:
         f"metadata: {{name: {name}, namespace: shop}}\n"
         f"spec: {{endpointSelector: {{matchLabels: {{app: {app}}}}}, {rules}}}\n---\n"
     )
-
-
-def reached(lab: Lab, source: str, port: int = 8080) -> list[bool]:
-    """Return whether the addresses of `shop/web` answer a pod `namespace/name`."""
-    namespace, _, name = source.rpartition("/")
-    targets = [("TCP", address, port) for address in lab.pod("web", "shop")["addresses"]]
-    return [not each.error for each in lab.ask(lab.pod(name, namespace or "default"), *targets)]
 
 
 def test_rules_that_deny_come_before_those_that_allow(lab: Lab) -> None:

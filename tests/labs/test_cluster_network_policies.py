@@ -8,6 +8,7 @@ import pytest
 
 from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
+from tests.labs.shop import reached
 
 MODES = (
     ("bridge", "nftables"),
@@ -61,13 +62,6 @@ def policy(name: str, rules: str, *, tier: str = "Admin", priority: int = 10) ->
         f"metadata: {{name: {name}}}\nspec:\n  tier: {tier}\n  priority: {priority}\n"
         f"  subject: {{namespaces: {{matchLabels: {{team: a}}}}}}\n  {rules}\n---\n"
     )
-
-
-def reached(lab: Lab, source: str, port: int = 8080) -> list[bool]:
-    """Return whether the addresses of `shop/web` answer a pod `namespace/name`."""
-    namespace, _, name = source.rpartition("/")
-    targets = [("TCP", address, port) for address in lab.pod("web", "shop")["addresses"]]
-    return [not each.error for each in lab.ask(lab.pod(name, namespace or "default"), *targets)]
 
 
 @pytest.mark.parametrize("engine", ["nftables", "iptables", "ebpf"])
