@@ -37,10 +37,9 @@ from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 from kubenetlab.kernel.rules.map_entries import (
     MapEntries,
-    apply_update,
-    by_map,
+    apply_changes,
     delete_others,
-    entries_to_set,
+    entry_changes,
     require_capacity,
 )
 from kubenetlab.kernel.rules.tc_links import LINK_INDEX, TcLinks, link_name
@@ -113,17 +112,16 @@ class BpfLoader:
                 return ""
             if update.keeps_links and not self._desired_links:
                 self._desired_links = self._links_with_programs()
-            loaded, entries = self._programs(), entries_to_set(update)
-            new = by_map(entries)
+            loaded, changes = self._programs(), entry_changes(update)
             known = None if update.is_anew else self._desired_entries
-            require_capacity(loaded, update, new, known)
+            require_capacity(loaded, update, changes, known)
             self._stopping_since = self._desired_entries = None
-            for entry in entries:
+            for entry in changes.to_set:
                 loaded.set(*entry)
             for name in self._set.maps[1:] if update.is_anew else ():
-                delete_others(loaded, name, new.get(name, {}))
-            for name, key in update.delete:
-                loaded.delete(name, bytes.fromhex(key))
+                delete_others(loaded, name, changes.new.get(name, {}))
+            for name, key in changes.to_delete:
+                loaded.delete(name, key)
             if not update.keeps_links:
                 self._desired_links = frozenset(update.links)
                 self._remove_link_entries(loaded, update.link_entries)
@@ -131,7 +129,7 @@ class BpfLoader:
             self._attach_all(is_strict=True)
             for link, index in self._attached.items() if update.is_anew else ():
                 self._set_link_entry(link, index)
-            self._desired_entries = apply_update({} if update.is_anew else known, update, new)
+            self._desired_entries = apply_changes({} if update.is_anew else known, changes)
             self._comparison = self._compare_entries()
         except (OSError, ValueError) as error:
             raise RulesError(str(error)) from None

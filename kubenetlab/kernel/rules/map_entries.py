@@ -6,7 +6,8 @@ the loader counts them before it changes anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 from kubenetlab.hoststate.rules.bpf_updates import MapUpdate
 from kubenetlab.kernel.rules.backends import RulesError
@@ -16,31 +17,33 @@ MapEntries = dict[str, dict[bytes, bytes]]
 """Map → key → value."""
 
 
-def entries_to_set(update: MapUpdate) -> list[tuple[str, bytes, bytes]]:
-    """Return map, key and value of each entry that an update sets, in their order."""
-    return [(name, bytes.fromhex(key), bytes.fromhex(value)) for name, key, value in update.set]
+class EntryChanges(NamedTuple):
+    """Entries that an update sets and deletes, with keys and values as bytes."""
+
+    to_set: Sequence[tuple[str, bytes, bytes]]
+    """Map, key and value of each entry, in their order."""
+    to_delete: Sequence[tuple[str, bytes]]
+    """Map and key of each entry, in their order."""
+    new: MapEntries
+    """Entries to set, by map and key."""
 
 
-def by_map(entries: Iterable[tuple[str, bytes, bytes]]) -> MapEntries:
-    """Return entries by map and key."""
-    result: MapEntries = {}
-    for name, key, value in entries:
-        result.setdefault(name, {})[key] = value
-    return result
+def entry_changes(update: MapUpdate) -> EntryChanges:
+    """Return the changes of an update. Raises ValueError if it is not hexadecimal."""
+    to_set = [(name, bytes.fromhex(key), bytes.fromhex(value)) for name, key, value in update.set]
+    new: MapEntries = {}
+    for name, key, value in to_set:
+        new.setdefault(name, {})[key] = value
+    return EntryChanges(to_set, [(name, bytes.fromhex(key)) for name, key in update.delete], new)
 
 
-def apply_update(
-    entries: MapEntries | None, update: MapUpdate, new: MapEntries
-) -> MapEntries | None:
-    """Change entries as an update does, and return them; None if they are not known.
-
-    new: those that the update sets.
-    """
+def apply_changes(entries: MapEntries | None, changes: EntryChanges) -> MapEntries | None:
+    """Change entries as an update does, and return them; None if they are not known."""
     if entries is not None:
-        for name, of_map in new.items():
+        for name, of_map in changes.new.items():
             entries.setdefault(name, {}).update(of_map)
-        for name, key in update.delete:
-            entries.get(name, {}).pop(bytes.fromhex(key), None)
+        for name, key in changes.to_delete:
+            entries.get(name, {}).pop(key, None)
     return entries
 
 
@@ -52,35 +55,35 @@ def delete_others(loaded: LoadedPrograms, name: str, kept: Collection[bytes]) ->
 
 
 def require_capacity(
-    loaded: LoadedPrograms, update: MapUpdate, new: MapEntries, known: MapEntries | None
+    loaded: LoadedPrograms, update: MapUpdate, changes: EntryChanges, known: MapEntries | None
 ) -> None:
     """Raise RulesError if a map is too small for the entries of an update.
 
     Old entries are deleted after new ones are set, so a map has to hold both.
 
-    new: entries that the update sets. known: present entries; None if they have to be counted.
+    known: present entries; None if they have to be counted.
     """
-    problems = "\n".join(_problems(loaded, update, new, known))
+    problems = "\n".join(_problems(loaded, update, changes, known))
     if problems:
         raise RulesError(problems)
 
 
 def _problems(
-    loaded: LoadedPrograms, update: MapUpdate, new: MapEntries, known: MapEntries | None
+    loaded: LoadedPrograms, update: MapUpdate, changes: EntryChanges, known: MapEntries | None
 ) -> Iterator[str]:
     links: dict[str, set[str]] = {}
     for name, key in update.link_entries.values():
         links.setdefault(name, set()).add(key)
     for name, keys in links.items():
         yield from _problem(loaded, name, len(keys), len(keys))
-    for name, of_map in new.items():
+    for name, of_map in changes.new.items():
         present: Collection[bytes]
         present = frozenset(loaded.keys(name)) if known is None else known.get(name, {})
         total = len(present) + sum(key not in present for key in of_map)
         if update.is_anew:
             remaining = len(of_map)
         else:
-            deleted = {bytes.fromhex(key) for map_, key in update.delete if map_ == name}
+            deleted = {key for map_, key in changes.to_delete if map_ == name}
             remaining = total - sum(key in present for key in deleted)
         yield from _problem(loaded, name, total, remaining)
 
