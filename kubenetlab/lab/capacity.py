@@ -94,8 +94,6 @@ def require_capacity(
 
     before: the store of the running lab, whose resources the new one reuses; None for a new lab.
     """
-    if before is not None and not _may_need_more(cluster, before):
-        return
     needed, current = list(needs(cluster)), list(needs(before)) if before is not None else []
     if before is not None and not any(
         need.amount > old.amount for need, old in zip(needed, current, strict=True)
@@ -132,8 +130,9 @@ def _properties_of_size(pod: Pod) -> tuple[object, ...]:
 
 def check_growth(context: LabContext, cluster: Cluster, before: Cluster) -> None:
     """Raise RequirementError if a running lab would outgrow the machine; called inside the lab."""
-    now = read_limits(f"/proc/self/fd/{context.outer_proc_fd}")
-    require_capacity(context.lab, cluster, remeasured(context.limits, now), before)
+    if _may_need_more(cluster, before):
+        now = read_limits(f"/proc/self/fd/{context.outer_proc_fd}")
+        require_capacity(context.lab, cluster, remeasured(context.limits, now), before)
 
 
 def max_pods(limits: Iterable[Limit]) -> tuple[int, Limit]:

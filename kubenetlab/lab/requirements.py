@@ -52,11 +52,12 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
     """
     problems: list[str] = []
     probed = used_features(before, ()) if before is not None else set()
+    as_root = is_root()
     for title, needs in selected_modes(config):
         unprobed = tuple(feature for feature in needs.own_features if feature not in probed)
         new = structs.replace(needs, own_features=unprobed)
         problems += list(
-            unmet_requirements(title, needs, is_root=is_root(), has_program=has_program)
+            unmet_requirements(title, needs, is_root=as_root, has_program=has_program)
         ) or missing_features(title, new)
     if 6 in config.networking.versions and not has_ipv6():
         problems.append(
