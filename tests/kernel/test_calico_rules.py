@@ -15,7 +15,7 @@ from kubenetlab.hoststate.rules.nftables import NftObject
 from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.calico_policies import WORLDS, with_calico
-from tests.examples import examples
+from tests.examples import examples, examples_with_packets
 from tests.kernel.pod_network import add_nodes
 from tests.kernel.test_nft_messages import Side, load_both
 from tests.kernel.test_policy_rules import NETFILTER_ENGINES, loaded_rules, network_of
@@ -30,7 +30,7 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
     add_nodes(network)
     with loaded_rules(engine) as (load, dropped):
 
-        @settings(max_examples=max(30, examples(100)), deadline=None)
+        @settings(max_examples=examples_with_packets(100), deadline=None)
         @given(world=WORLDS)
         def check(world: tuple[list[Document], list[Document], list[Document]]) -> None:
             cluster = with_calico(*world)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.cilium_policies import WORLDS, with_cilium
-from tests.examples import examples
+from tests.examples import examples_with_packets
 from tests.kernel.pod_network import add_nodes
 from tests.kernel.test_policy_rules import loaded_rules, network_of
 from tests.policies import node_rules
@@ -23,7 +23,7 @@ def test_connections_have_the_verdicts_of_the_evaluator() -> None:
     add_nodes(network)
     with loaded_rules("ebpf") as (load, dropped):
 
-        @settings(max_examples=max(30, examples(100)), deadline=None)
+        @settings(max_examples=examples_with_packets(100), deadline=None)
         @given(world=WORLDS)
         def check(world: tuple[list[Document], list[Document], list[Document]]) -> None:
             cluster = with_cilium(*world)

@@ -24,7 +24,7 @@ from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import open_loader
 from kubenetlab.kernel.rules.policy_drops import open_log
 from kubenetlab.observe.policies.evaluator import Evaluator, Traffic
-from tests.examples import examples
+from tests.examples import examples, examples_with_packets
 from tests.kernel.comparing import lines
 from tests.kernel.pod_network import CiliumDrops, CiliumNetwork, Drops, Network, NftDrops
 from tests.kernel.test_nft_messages import Side, load_both
@@ -94,7 +94,7 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
     network = network_of(engine)
     with loaded_rules(engine) as (load, dropped):
 
-        @settings(max_examples=max(30, examples(100)), deadline=None)
+        @settings(max_examples=examples_with_packets(100), deadline=None)
         @given(policies=st.lists(POLICIES, max_size=6))
         def check(policies: list[JsonObject]) -> None:
             cluster = with_policies(policies)
