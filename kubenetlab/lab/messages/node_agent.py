@@ -51,7 +51,7 @@ class LoadRules(BatchRequest[Node, RulesLoaded | RulesRefused], frozen=True):
         return self.nodes
 
 
-class Generation(Message, frozen=True):
+class Generation(Struct, frozen=True):
     """State of a node's rules."""
 
     generation: int
@@ -60,10 +60,17 @@ class Generation(Message, frozen=True):
     """Rule backends whose loaders are open, and which are therefore watched."""
 
 
-class ReadGeneration(Request[Generation], frozen=True):
-    """Return the generation of a node's ruleset."""
+class Generations(Message, frozen=True):
+    """States of the rules of nodes."""
 
-    node: Node
+    by_netns: dict[str, Generation]
+    """Nodes that have exited are left out."""
+
+
+class ReadGenerations(Request[Generations], frozen=True):
+    """Return the generations of the rulesets of nodes."""
+
+    nodes: tuple[Node, ...]
 
 
 class RuleListing(Message, frozen=True):
@@ -199,7 +206,7 @@ class AskStatus(Request[Done | PluginsFailed], frozen=True):
 
 NodeAgentRequest = (
     LoadRules
-    | ReadGeneration
+    | ReadGenerations
     | ListRules
     | PrintRules
     | CompareRules

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ from kubenetlab.lab.messages.node_agent import (
     Comparison,
     DetachPod,
     Generation,
+    Generations,
     ListRules,
     LoadRules,
     Node,
@@ -38,7 +40,7 @@ from kubenetlab.lab.messages.node_agent import (
     PrintRules,
     ProbeResult,
     ProbeResults,
-    ReadGeneration,
+    ReadGenerations,
     ReplaceProbes,
     RuleListing,
     RulesEdited,
@@ -87,7 +89,7 @@ class NodeAgent:
         handlers = Handlers(
             name,
             LoadRules.handled_by(self._load_rules),
-            ReadGeneration.handled_by(self._read_generation),
+            ReadGenerations.handled_by(self._read_generations),
             ListRules.handled_by(self._list_rules),
             PrintRules.handled_by(self._print_rules),
             CompareRules.handled_by(self._compare_rules),
@@ -140,9 +142,13 @@ class NodeAgent:
     def _load_rules(self, request: LoadRules, node: Node) -> RulesLoaded | RulesRefused:
         return self._ruleset(node).run(request.transactions)
 
-    def _read_generation(self, request: ReadGeneration) -> Generation:
-        ruleset = self._ruleset(request.node)
-        return Generation(ruleset.generation(), ruleset.backends)
+    def _read_generations(self, request: ReadGenerations) -> Generations:
+        found = {}
+        for node in request.nodes:
+            with suppress(OSError, RequirementError, RulesError):
+                ruleset = self._ruleset(node)
+                found[node.netns] = Generation(ruleset.generation(), ruleset.backends)
+        return Generations(found)
 
     def _list_rules(self, request: ListRules) -> RuleListing:
         return RuleListing(self._ruleset(request.node).listed(request.backend, request.names))

@@ -33,11 +33,12 @@ from kubenetlab.lab.agent.clients.rule_differences import ComparedNamespace, rul
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.node_agent import (
     Generation,
+    Generations,
     LoadRules,
     Node,
     NodeAgentEvent,
     PrintRules,
-    ReadGeneration,
+    ReadGenerations,
     RulesLoaded,
     RulesRefused,
     RulesText,
@@ -131,11 +132,11 @@ class NodeAgentClient:
 
         Otherwise the next transaction loads them completely.
         """
-        state = await self._client(netns).call(ReadGeneration(Node(netns, node)))
+        state = (await self._generations({netns: node})).get(netns)
         checkpoint = self._checkpoints.get(netns)
         if (
             checkpoint is not None
-            and isinstance(state, Generation)
+            and state is not None
             and (checkpoint.generation, checkpoint.digest) == (state.generation, digest(objects))
             and not _is_unwatched(checkpoint, state)
         ):
@@ -148,22 +149,30 @@ class NodeAgentClient:
 
         nodes: pause process of each node, by its namespace.
         """
-        queried = [(netns, nodes[netns]) for netns in self._checkpoints if netns in nodes]
-        states = await asyncio.gather(
-            *(
-                self._client(netns).call(ReadGeneration(Node(netns, node)))
-                for netns, node in queried
-            )
+        states = await self._generations(
+            {netns: nodes[netns] for netns in self._checkpoints if netns in nodes}
         )
         return [
             netns
-            for (netns, _), state in zip(queried, states, strict=True)
-            if isinstance(state, Generation)
-            and (
-                state.generation != self._checkpoints[netns].generation
-                or _is_unwatched(self._checkpoints[netns], state)
-            )
+            for netns, state in states.items()
+            if (checkpoint := self._checkpoints.get(netns)) is not None
+            and (state.generation != checkpoint.generation or _is_unwatched(checkpoint, state))
         ]
+
+    async def _generations(self, nodes: Mapping[str, ProcessId]) -> dict[str, Generation]:
+        """Return the states of the rules in namespaces of nodes, as far as they can be read."""
+        groups: dict[RpcClient[NodeAgentEvent], list[Node]] = {}
+        for netns, node in nodes.items():
+            groups.setdefault(self._client(netns), []).append(Node(netns, node))
+        replies = await asyncio.gather(
+            *(client.call(ReadGenerations(tuple(group))) for client, group in groups.items())
+        )
+        return {
+            netns: state
+            for reply in replies
+            if isinstance(reply, Generations)
+            for netns, state in reply.by_netns.items()
+        }
 
     def mark_stale(self, netns: str) -> None:
         """Have the next transaction load all rules of a namespace, whatever it holds."""
