@@ -148,7 +148,7 @@ class Builder:
 
         await application.finish(apply_late if late else None)
         await self._kube_proxies.deliver()
-        self.rules.save_checkpoints()
+        self.rules.checkpoints.save()
         return application.refused
 
     def forget(self, netns: str) -> None:

@@ -36,7 +36,7 @@ async def _observe(agent: Agent) -> None:
         )
     agent.observed_state.start_monitoring()
     agent.observed_state.read(desired, list(agent.observed))
-    agent.rules.load_checkpoints()
+    agent.rules.checkpoints.load()
     await agent.runtime.adopt()
     await agent.daemons.refresh()
     agent.kube_proxies.adopt(agent.cluster)

@@ -12,25 +12,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-from msgspec import Struct
-
-from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
     DiffCache,
-    OwnedName,
     RuleObject,
     digest,
-    names,
     rule_backend,
 )
 from kubenetlab.hoststate.rules.transactions import Transaction, steps
-from kubenetlab.kernel.files import replace_file
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.clients.rule_differences import ComparedNamespace, rule_differences
-from kubenetlab.lab.log import log
+from kubenetlab.lab.agent.clients.ruleset_checkpoints import (
+    RulesetCheckpoint,
+    RulesetCheckpoints,
+)
 from kubenetlab.lab.messages.node_agent import (
     Generation,
     Generations,
@@ -46,16 +42,6 @@ from kubenetlab.lab.messages.node_agent import (
 from kubenetlab.lab.transport.batcher import Batcher
 from kubenetlab.lab.transport.protocol import RequestFailed
 from kubenetlab.lab.transport.rpc import RpcClient
-
-
-class RulesetCheckpoint(Struct, frozen=True):
-    """State of a node's rulesets after our last transaction."""
-
-    generation: int
-    digest: str
-    """Digest of the rule objects that were loaded."""
-    names: dict[str, tuple[OwnedName, ...]]
-    """Rule backend → tables and other containers of rules that it owns in the namespace."""
 
 
 class RefusedRules(NamedTuple):
@@ -97,33 +83,12 @@ class NodeAgentClient:
         self._node_agents = node_agents
         self._on_edit = on_edit
         self._on_sync = on_sync
-        self._checkpoints_path = directory / "rules.json"
-        self._checkpoints: dict[str, RulesetCheckpoint] = {}
-        """Namespace of a node → state of its rules after the last transaction."""
+        self.checkpoints = RulesetCheckpoints(directory / "rules.json")
         self._stale: set[str] = set()
         """Namespaces whose rules are loaded completely by the next transaction."""
         self._loads = Batcher(self._send_loads)
         self._requests: set[asyncio.Task[None]] = set()
         """Running tasks, referenced so that they are not garbage-collected."""
-
-    def load_checkpoints(self) -> None:
-        """Read the checkpoints of a former agent; without a readable file there are none."""
-        try:
-            self._checkpoints = msgspec.json.decode(
-                self._checkpoints_path.read_bytes(), type=dict[str, RulesetCheckpoint]
-            )
-        except (OSError, msgspec.DecodeError):
-            self._checkpoints = {}
-
-    def save_checkpoints(self) -> None:
-        """Write the checkpoints for the next agent.
-
-        An agent without current checkpoints loads all rules again, so a failure is only logged.
-        """
-        try:
-            replace_file(self._checkpoints_path, msgspec.json.encode(self._checkpoints))
-        except OSError as error:
-            log(f"cannot write the checkpoints of the rules: {os_error_text(error)}")
 
     async def is_unchanged(
         self, netns: str, node: ProcessId, objects: Sequence[RuleObject]
@@ -133,7 +98,7 @@ class NodeAgentClient:
         Otherwise the next transaction loads them completely.
         """
         state = (await self._generations({netns: node})).get(netns)
-        checkpoint = self._checkpoints.get(netns)
+        checkpoint = self.checkpoints.get(netns)
         if (
             checkpoint is not None
             and state is not None
@@ -150,12 +115,12 @@ class NodeAgentClient:
         nodes: pause process of each node, by its namespace.
         """
         states = await self._generations(
-            {netns: nodes[netns] for netns in self._checkpoints if netns in nodes}
+            {netns: nodes[netns] for netns in self.checkpoints if netns in nodes}
         )
         return [
             netns
             for netns, state in states.items()
-            if (checkpoint := self._checkpoints.get(netns)) is not None
+            if (checkpoint := self.checkpoints.get(netns)) is not None
             and (state.generation != checkpoint.generation or _is_unwatched(checkpoint, state))
         ]
 
@@ -180,12 +145,12 @@ class NodeAgentClient:
 
     def record_edit(self, netns: str) -> None:
         """Pass on a node agent's event that another process has changed rules."""
-        if netns in self._checkpoints:
+        if netns in self.checkpoints:
             self._on_edit(netns)
 
     def forget(self, netns: str) -> None:
         """Drop what is known of a node that is gone."""
-        self._checkpoints.pop(netns, None)
+        self.checkpoints.forget(netns)
         self._stale.discard(netns)
 
     async def apply(
@@ -202,7 +167,7 @@ class NodeAgentClient:
 
         cache: differences of the nodes whose rules change at the same time.
         """
-        checkpoint = self._checkpoints.get(netns)
+        checkpoint = self.checkpoints.get(netns)
         former = checkpoint.names if checkpoint is not None else {}
         transactions = steps(old, new, former, anew=netns in self._stale, cache=cache)
         if not transactions:
@@ -218,9 +183,7 @@ class NodeAgentClient:
         match reply:
             case RulesLoaded():
                 self._stale.discard(netns)
-                self._checkpoints[netns] = RulesetCheckpoint(
-                    reply.generation, digest(new), names(new)
-                )
+                self.checkpoints.record(netns, reply.generation, new)
                 return None
             case RulesRefused():
                 self._stale.add(netns)
@@ -238,7 +201,7 @@ class NodeAgentClient:
         difference. It is reported to `on_edit`, because changes of IP sets and eBPF maps leave
         the generation number of nftables as it is, and are not noticed otherwise.
         """
-        checkpoints = self._checkpoints
+        checkpoints = self.checkpoints
         subjects = [
             ComparedNamespace(
                 netns, nodes[netns], rules, checkpoints[netns].names if netns in checkpoints else {}
