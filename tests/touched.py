@@ -242,6 +242,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "library_changes",
         "api_page",
         "pytest_plugin",
+        "labs_ahead",
         "testing_page",
         "rendered_manifests",
     ),

@@ -24,6 +24,35 @@ def manifest_arguments(paths: Paths, text: str) -> list[str]:
     return repeated("-f", (*paths_of(paths), *(("-",) if text else ())))
 
 
+def up_arguments(
+    manifests: Paths,
+    text: str,
+    *,
+    cni: str | None = None,
+    kube_proxy_mode: str | None = None,
+    policy_engine: str | None = None,
+    nodes: int | None = None,
+    real_commands: bool = False,
+    strict: bool = False,
+    allow_undeclared: bool = False,
+    wait: bool = True,
+    timeout_s: float = 60.0,
+) -> list[str]:
+    """Return the options of `up`; see `Lab.up` for the arguments."""
+    return [
+        *options(
+            ("--cni", cni),
+            ("--proxy", kube_proxy_mode),
+            ("--policy", policy_engine),
+            ("--nodes", nodes),
+        ),
+        *switches(("--real-commands", real_commands)),
+        *manifest_arguments(manifests, text),
+        *apply_arguments(strict, allow_undeclared, wait),
+        *options(("--timeout", f"{timeout_s:g}s")),
+    ]
+
+
 def apply_arguments(strict: bool, allow_undeclared: bool, wait: bool) -> list[str]:
     """Return the options that `up` and `apply` share."""
     return switches(

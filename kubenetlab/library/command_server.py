@@ -4,10 +4,10 @@ Most of the time of a short command is spent on imports. The server imports them
 that uses `Lab`, as long as no request waits. Each command is a fork of it, with its own arguments,
 environment, working directory and standard streams. The server ends with the program.
 
-The program sends one message for each command, `RUN`, with descriptors: the request as JSON in a
-file, standard input, output and error, the file for an error, and a socket for replies. The replies
-are `started` with a pidfd of the command, then its exit status; or the reason why it was not
-started.
+The program sends one message for each command, `RUN` or `RUN_UNTIL_END`, with descriptors: the
+request as JSON in a file, standard input, output and error, the file for an error, and a socket for
+replies. The replies are `started` with a pidfd of the command, then its exit status; or the reason
+why it was not started.
 Other messages name a lab that the server removes when the program has ended, however it ended.
 """
 
@@ -30,6 +30,8 @@ DESCRIPTORS: Final = 6
 """Number of descriptors of a request."""
 RUN: Final = b"."
 """Message: run a command."""
+RUN_UNTIL_END: Final = b":"
+"""Message: run a command, and kill it if the program ends first."""
 REMOVE_AT_END: Final = b"+"
 """Message: remove the lab with the name that follows when the program has ended."""
 FORGET: Final = b"-"
@@ -147,6 +149,8 @@ class Server:
         self._control = control
         self._running: dict[int, tuple[int, socket.socket]] = {}
         """Pidfd of a command → its pid, and the socket for replies."""
+        self._bound: set[int] = set()
+        """Pidfds of commands that end with the program."""
         self._labs: dict[str, None] = {}
         """Labs to be removed when the program has ended."""
 
@@ -177,14 +181,22 @@ class Server:
         data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, DESCRIPTORS)
         lab = data[1:].decode()
         if not data:
+            self._kill_bound()
             self._remove_labs()
             os._exit(0)
-        if data == RUN:
-            self._start(descriptors)
+        if data in (RUN, RUN_UNTIL_END):
+            self._start(descriptors, is_bound=data == RUN_UNTIL_END)
         elif data.startswith(REMOVE_AT_END):
             self._labs[lab] = None
         elif data.startswith(FORGET):
             self._labs.pop(lab, None)
+
+    def _kill_bound(self) -> None:
+        """Kill the commands that end with the program: they would make labs that are removed."""
+        for pidfd in self._bound:
+            pid, _ = self._running[pidfd]
+            os.kill(pid, signal.SIGKILL)  # a child that has not been reaped keeps its pid
+            os.waitpid(pid, 0)
 
     def _remove_labs(self) -> None:
         """Remove the labs that the program has left."""
@@ -201,7 +213,7 @@ class Server:
                     os._exit(_NOT_STARTED)
             os.waitpid(pid, 0)
 
-    def _start(self, descriptors: Sequence[int]) -> None:
+    def _start(self, descriptors: Sequence[int], *, is_bound: bool) -> None:
         """Start the command of a request."""
         *files, reply = descriptors
         replies = socket.socket(fileno=reply)
@@ -219,12 +231,15 @@ class Server:
             except OSError:
                 pass  # the program has given up
             self._running[pidfd] = pid, replies
+            if is_bound:
+                self._bound.add(pidfd)
         finally:
             for fd in files:
                 os.close(fd)
 
     def _report_exit(self, pidfd: int) -> None:
         pid, replies = self._running.pop(pidfd)
+        self._bound.discard(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
         try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
 from kubenetlab.api.json_types import JsonObject
-from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import select_lab
 from kubenetlab.lab.paths import LAB_API
@@ -23,10 +21,11 @@ from kubenetlab.library.arguments import (
     probe_arguments,
     repeated,
     switches,
+    up_arguments,
 )
 from kubenetlab.library.commands import LabCommands, warn
+from kubenetlab.library.creation import LabCreation, new_name
 from kubenetlab.library.events import LabEvent, event_of
-from kubenetlab.library.process import run_command
 from kubenetlab.library.results import (
     SCHEMA_VERSION,
     CheckResult,
@@ -93,30 +92,28 @@ class Lab:
         for its manifests, and RequirementError or ApplyError if it cannot be made. Nothing of the
         lab is left then.
         """
-        name = name if name is not None else f"lab-{secrets.token_hex(4)}"
-        if rundir.is_alive(name):
-            raise LabError(f"lab {name} is up already; connect to it with Lab({name!r})")
-        settings = options(
-            ("--cni", cni),
-            ("--proxy", kube_proxy_mode),
-            ("--policy", policy_engine),
-            ("--nodes", nodes),
-        ) + switches(("--real-commands", real_commands))
-        applying = manifest_arguments(manifests, text) + apply_arguments(
-            strict, allow_undeclared, wait
+        arguments = up_arguments(
+            manifests,
+            text,
+            cni=cni,
+            kube_proxy_mode=kube_proxy_mode,
+            policy_engine=policy_engine,
+            nodes=nodes,
+            real_commands=real_commands,
+            strict=strict,
+            allow_undeclared=allow_undeclared,
+            wait=wait,
+            timeout_s=timeout_s,
         )
-        try:
-            done = run_command(
-                ["up", "--lab", name, *settings, *applying, "--timeout", f"{timeout_s:g}s"],
-                stdin=text,
-            ).require(0)
-            warn(done)  # may raise, with a filter for warnings
-        except BaseException:
-            if rundir.run_directory(name).exists():  # also after a command that was killed
-                run_command(["down", "--lab", name])
-            raise
+        name = name if name is not None else new_name()
+        return cls._made_by(LabCreation(name, arguments, text))
+
+    @classmethod
+    def _made_by(cls, creation: LabCreation) -> Self:
+        """Return the lab that a command makes, when it is complete. Raises as `up` does."""
+        creation.finish()
         lab = cls.__new__(cls)
-        lab.name, lab._commands = name, LabCommands(name)
+        lab.name, lab._commands = creation.lab, LabCommands(creation.lab)
         lab.checkpoint()
         return lab
 

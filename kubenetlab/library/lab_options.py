@@ -8,12 +8,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 from msgspec import Struct, structs
 
-from kubenetlab.errors import LabError, UsageError, did_you_mean
+from kubenetlab.errors import KubenetlabError, LabError, UsageError, did_you_mean
 from kubenetlab.library.arguments import Paths, paths_of
 from kubenetlab.library.lab import Lab
 
@@ -27,6 +27,14 @@ _FOLDER: Final = "manifests"
 """Name of a folder of manifests for all tests beside it and below."""
 
 
+class FileVersion(NamedTuple):
+    """A file of manifests, and what changes when it is rewritten."""
+
+    path: str
+    modified_ns: int
+    size: int
+
+
 class LabOptions(Struct, frozen=True):
     """Manifests of a lab, and further arguments of `Lab.up`. Equal options share a lab."""
 
@@ -34,8 +42,8 @@ class LabOptions(Struct, frozen=True):
     """Absolute paths of files and folders."""
     text: str = ""
     """Manifests as text."""
-    versions: tuple[int, ...] = ()
-    """Times of modification of the paths, in ns: a file may be rewritten between tests."""
+    versions: tuple[FileVersion, ...] = ()
+    """Files that are read: they may be rewritten between tests."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Other arguments of `Lab.up`."""
     is_reusable: bool = True
@@ -67,8 +75,35 @@ def options_of(item: pytest.Item) -> LabOptions:
     if not paths and not text:
         paths = [str(path) for path in _manifests_beside(item.path, item.config.rootpath)]
     settings = tuple(sorted((name, given[name]) for name in given if name not in _OF_MARKER))
-    versions = tuple(os.stat(path).st_mtime_ns for path in paths)
+    versions = tuple(version for path in paths for version in _versions(path))
     return LabOptions(tuple(paths), text, versions, settings, bool(given.get("reuse", True)))
+
+
+def _versions(path: str) -> Iterator[FileVersion]:
+    """Yield the version of a file, or of all manifests in a folder."""
+    files = [path]
+    if os.path.isdir(path):
+        names = sorted(name for name in os.listdir(path) if name.endswith(_SUFFIXES))
+        files = [os.path.join(path, name) for name in names]
+    for file in files:
+        status = os.stat(file)
+        yield FileVersion(file, status.st_mtime_ns, status.st_size)
+
+
+def options_ahead_of(item: pytest.Item) -> LabOptions | None:
+    """Return the options of a later test's lab as far as they are known before its fixtures run.
+
+    None if the test is skipped, has a mistake, or runs a command that renders manifests: what the
+    command reads may be made by another fixture.
+    """
+    if item.get_closest_marker("skip") is not None:
+        return None
+    if any("render" in marker.kwargs for marker in item.iter_markers(MARKER)):
+        return None
+    try:
+        return options_of(item)
+    except (KubenetlabError, OSError):
+        return None  # the test reports it
 
 
 def _arguments(marker: pytest.Mark) -> dict[str, Any]:

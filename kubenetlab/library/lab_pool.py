@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
-import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from kubenetlab.errors import KubenetlabError
-from kubenetlab.library.arguments import Paths
+from kubenetlab.library.arguments import Paths, up_arguments
+from kubenetlab.library.creation import LabCreation, new_name
 from kubenetlab.library.lab import Lab
 from kubenetlab.library.lab_options import LabOptions, from_arguments
-from kubenetlab.library.lab_warning import LabWarning
-from kubenetlab.library.process import remove_at_end
+from kubenetlab.library.lab_removals import LabRemovals
+from kubenetlab.library.process import Surroundings
 from kubenetlab.library.reachability import HttpResult, Reachability
 from kubenetlab.library.results import PingResult
 
 MAX_LABS: Final = 4
 """Maximum number of labs that are kept for later tests."""
+MAX_UNUSED: Final = 2
+"""Number of labs made ahead that could not be used, after which none are made ahead any more."""
+_OF_EACH_TEST: Final = "PYTEST_CURRENT_TEST"
+"""Variable in which pytest names the present test, and its phase."""
 _SHOWN: Final = 20
 """Maximum number of probes, and of events, in the report of a failed test."""
 
@@ -28,6 +31,11 @@ class PooledLab(Lab):
 
     options = LabOptions()
     """Manifests and settings of the lab."""
+
+    @classmethod
+    def made_by(cls, creation: LabCreation) -> Self:
+        """Return the lab that a command makes, when it is complete. Raises as `up` does."""
+        return cls._made_by(creation)
 
     @property
     def probes(self) -> deque[PingResult]:
@@ -42,6 +50,14 @@ class PooledLab(Lab):
         return result
 
 
+class LabAhead(NamedTuple):
+    """Lab that is being made for a later test."""
+
+    options: LabOptions
+    surroundings: Surroundings
+    creation: LabCreation
+
+
 class LabPool:
     """Labs of a test run, by their options."""
 
@@ -50,6 +66,10 @@ class LabPool:
         """Labs for later tests; the one that was used last is at the end."""
         self._used: list[PooledLab] = []
         """Labs of the present test."""
+        self._ahead: LabAhead | None = None
+        self._unused_count = 0
+        """Number of labs that were made ahead, and could not be used."""
+        self._removals = LabRemovals()
 
     def lab(self, options: LabOptions) -> PooledLab:
         """Return a lab with these options, in the state after `up`."""
@@ -58,10 +78,10 @@ class LabPool:
                 self._kept[options] = kept
                 self._used.append(kept)
                 return kept
-            self._remove(kept)
+            self._removals.start(kept.name)
         while len(self._kept) >= MAX_LABS:
-            self._remove(self._kept.popitem(last=False)[1])
-        made = self._make(options)
+            self._removals.start(self._kept.popitem(last=False)[1].name)
+        made = self._made_ahead(options) or self._make(options)
         if options.is_reusable:
             self._kept[options] = made
         return made
@@ -70,10 +90,47 @@ class LabPool:
         """Make a lab for the present test alone, with the arguments of `Lab.up`."""
         return self._make(from_arguments(manifests, **settings))
 
+    def make_ahead(self, options: LabOptions, surroundings: Surroundings) -> None:
+        """Start to make the lab of the next test, unless there is one.
+
+        surroundings: those in which the next test is expected to ask for its lab.
+        """
+        if self._ahead is not None and self._ahead[:2] == (options, surroundings):
+            return
+        self.drop_ahead()
+        if options in self._kept or self._unused_count >= MAX_UNUSED:
+            return
+        try:
+            self._ahead = LabAhead(options, surroundings, _begin(options, surroundings))
+        except (KubenetlabError, OSError):
+            self._unused_count += 1
+
+    def drop_ahead(self) -> None:
+        """Remove the lab that was made ahead, if there is one: the next test does not use it."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._unused_count += 1
+            ahead.creation.stop()
+            self._removals.start(ahead.creation.lab)
+
+    def _made_ahead(self, options: LabOptions) -> PooledLab | None:
+        """Return the lab that was made for the present test, if it is as one made now."""
+        ahead = self._ahead
+        if ahead is None or ahead[:2] != (options, present_surroundings()):
+            return None
+        self._ahead = None
+        try:
+            return self._take(options, ahead.creation)
+        except KubenetlabError:
+            self._unused_count += 1
+            return None  # the lab is made again, which reports the error if there still is one
+
     def _make(self, options: LabOptions) -> PooledLab:
-        settings = {"name": f"lab-{secrets.token_hex(4)}", **dict(options.settings)}
-        remove_at_end(settings["name"])
-        lab = PooledLab.up(options.paths, text=options.text, **settings)
+        return self._take(options, _begin(options))
+
+    def _take(self, options: LabOptions, creation: LabCreation) -> PooledLab:
+        """Return a lab for the present test when it is complete."""
+        lab = PooledLab.made_by(creation)
         lab.options = options
         self._used.append(lab)
         return lab
@@ -85,26 +142,37 @@ class LabPool:
         for lab in used:
             lab.probes.clear()
             if lab not in kept:
-                self._remove(lab)
+                self._removals.start(lab.name)
 
-    def close(self) -> None:
-        """Remove all labs."""
+    def close(self) -> bool:
+        """Remove all labs. Return False if one is left."""
+        self.drop_ahead()
         labs = {lab.name: lab for lab in (*self._used, *self._kept.values())}
         self._used, self._kept = [], OrderedDict()
-        for lab in labs.values():
-            self._remove(lab)
-
-    def _remove(self, lab: PooledLab) -> None:
-        try:
-            lab.down()
-        except KubenetlabError as error:
-            warnings.warn(f"cannot remove lab {lab.name}: {error}", LabWarning, stacklevel=2)
-        else:
-            remove_at_end(lab.name, is_gone=True)
+        for lab in labs:
+            self._removals.start(lab)
+        return not self._removals.finish()
 
     def describe_test(self) -> str:
         """Return the probes of the present test, and faults and warnings of its labs, as text."""
         return "\n".join(line for lab in self._used for line in _describe(lab))
+
+
+def present_surroundings() -> Surroundings:
+    """Return the working directory and the environment, without what differs in every test."""
+    directory, environment = Surroundings.present()
+    environment.pop(_OF_EACH_TEST, None)
+    return Surroundings(directory, environment)
+
+
+def _begin(options: LabOptions, surroundings: Surroundings | None = None) -> LabCreation:
+    """Start to make a lab, which is removed when this process ends."""
+    settings = dict(options.settings)
+    name = settings.pop("name", None) or new_name()
+    arguments = up_arguments(options.paths, options.text, **settings)
+    return LabCreation(
+        name, arguments, options.text, surroundings=surroundings, is_removed_at_end=True
+    )
 
 
 def _is_reset(lab: PooledLab) -> bool:

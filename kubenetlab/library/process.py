@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import lru_cache
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final, NamedTuple, Self
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,13 @@ from msgspec import Struct
 from kubenetlab import errors
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, LabError, ManifestError, Problem, UsageError
-from kubenetlab.library.command_server import FORGET, REMOVE_AT_END, RUN, STARTED
+from kubenetlab.library.command_server import (
+    FORGET,
+    REMOVE_AT_END,
+    RUN,
+    RUN_UNTIL_END,
+    STARTED,
+)
 
 _NOT_WARNINGS: Final = ("note: ", "next: ")
 """Beginnings of messages that are no warnings."""
@@ -75,6 +81,18 @@ class Completed(Struct, frozen=True):
         raise type_(reason or f"{' '.join(self.arguments)}: exit status {self.status}")
 
 
+class Surroundings(NamedTuple):
+    """What a command inherits from the program that starts it."""
+
+    directory: str
+    environment: dict[str, str]
+
+    @classmethod
+    def present(cls) -> Self:
+        """Return the present working directory and environment of this process."""
+        return cls(os.getcwd(), dict(os.environ))
+
+
 def run_command(
     arguments: Sequence[str], *, stdin: str = "", timeout_s: float | None = None
 ) -> Completed:
@@ -84,37 +102,100 @@ def run_command(
     timeout_s: time after which the process is killed, in seconds; None for no limit.
     Raises the KubenetlabError that the command reports, and LabError after the timeout.
     """
-    request = {
-        "arguments": list(arguments),
-        "directory": os.getcwd(),
-        "environment": dict(os.environ),
-    }
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with ExitStack() as stack:
-        error_file = stack.enter_context(_memory_file(b""))
-        output, output_end = _pipe(stack)
-        messages, messages_end = _pipe(stack)
-        replies, replies_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stack.enter_context(replies)
-        process = stack.enter_context(_Process(replies, output, messages))
-        with (
-            replies_end,
-            output_end,
-            messages_end,
-            _memory_file(json.dumps(request).encode()) as request_file,
-            _memory_file(stdin.encode()) as input_file,
-        ):
-            sent = (request_file, input_file, output_end, messages_end, error_file, replies_end)
-            process.send([file.fileno() for file in sent])
+    with StartedCommand(arguments, stdin=stdin) as command:
+        return command.completed(timeout_s)
+
+
+class StartedCommand:
+    """Command in a process of its own, which runs in the background.
+
+    It is killed at the end of the `with` block, or by `close`, unless it has ended.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: str = "",
+        surroundings: Surroundings | None = None,
+        ends_with_program: bool = False,
+    ) -> None:
+        """Start `kubenetlab ARGUMENTS…`.
+
+        stdin: standard input of the command.
+        surroundings: by default the present ones.
+        ends_with_program: True if the command is killed should this process end first.
+        """
+        self._arguments = tuple(arguments)
+        directory, environment = surroundings or Surroundings.present()
+        request = {
+            "arguments": list(arguments),
+            "directory": directory,
+            "environment": environment,
+        }
+        with ExitStack() as stack:
+            self._error_file = stack.enter_context(_memory_file(b""))
+            self._output, output_end = _pipe(stack)
+            self._messages, messages_end = _pipe(stack)
+            replies, replies_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.enter_context(replies)
+            self._process = stack.enter_context(_Process(replies, self._output, self._messages))
+            with (
+                replies_end,
+                output_end,
+                messages_end,
+                _memory_file(json.dumps(request).encode()) as request_file,
+                _memory_file(stdin.encode()) as input_file,
+            ):
+                outputs = (output_end, messages_end, self._error_file, replies_end)
+                self._process.send(
+                    [file.fileno() for file in (request_file, input_file, *outputs)],
+                    RUN_UNTIL_END if ends_with_program else RUN,
+                )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        type_: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(type_, error, traceback)
+
+    def close(self) -> None:
+        """Kill the process unless it has ended, and close its streams."""
+        self._stack.close()
+
+    def has_ended(self) -> bool:
+        """Return True if `completed` would not wait."""
         try:
-            status = process.wait(deadline)
+            self._process.wait(time.monotonic())
+        except TimeoutError:
+            return False
+        except LabError:
+            pass  # `completed` raises it again
+        return True
+
+    def completed(self, timeout_s: float | None = None) -> Completed:
+        """Wait for the end of the command, and return its output and its exit status.
+
+        Raises the KubenetlabError that the command reports, and LabError after the timeout.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            status = self._process.wait(deadline)
         except TimeoutError:
             raise LabError(
-                f"kubenetlab {' '.join(arguments)} has not ended after {timeout_s:g} s"
+                f"kubenetlab {' '.join(self._arguments)} has not ended after {timeout_s:g} s"
             ) from None
-        if error := os.pread(error_file.fileno(), os.fstat(error_file.fileno()).st_size, 0):
+        file = self._error_file.fileno()
+        if error := os.pread(file, os.fstat(file).st_size, 0):
             raise read_error(json.loads(error))
-    return Completed(tuple(arguments), status, process.text(output), process.text(messages))
+        output, messages = map(self._process.text, (self._output, self._messages))
+        return Completed(self._arguments, status, output, messages)
 
 
 class _CommandServer:
@@ -160,7 +241,7 @@ os.register_at_fork(
 )
 
 
-def _send(descriptors: Sequence[int], message: bytes = RUN) -> None:
+def _send(descriptors: Sequence[int], message: bytes) -> None:
     """Send a request to the server; start the server again if it has ended."""
     identity = (os.getpid(), *os.getresuid(), *os.getresgid())
     with _lock:
@@ -210,10 +291,10 @@ class _Process:
         self._pidfd: int | None = None
         self._status: int | None = None
 
-    def send(self, descriptors: Sequence[int]) -> None:
+    def send(self, descriptors: Sequence[int], message: bytes) -> None:
         """Send the request for the process to the server."""
         self._is_sent = True
-        _send(descriptors)
+        _send(descriptors, message)
 
     def __enter__(self) -> Self:
         return self
@@ -262,11 +343,11 @@ class _Process:
                 selector.register(self._replies, selectors.EVENT_READ)
             while selector.get_map():
                 left_s = None if deadline is None else deadline - time.monotonic()
-                if left_s is not None and left_s <= 0:
-                    raise TimeoutError
-                for key, _ in selector.select(left_s):
+                for key, _ in selector.select(None if left_s is None else max(0.0, left_s)):
                     if not self._read(key.fileobj):
                         selector.unregister(key.fileobj)
+                if left_s is not None and left_s <= 0 and selector.get_map():
+                    raise TimeoutError
         assert self._status is not None
         return self._status
 

@@ -10,6 +10,7 @@ pytest. PYTEST_DONT_REWRITE: it has no assertions of tests.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,23 @@ if TYPE_CHECKING:
     from kubenetlab.library.asynchronous import AsyncLab
     from kubenetlab.library.lab import Lab
     from kubenetlab.library.lab_pool import LabPool
+    from kubenetlab.library.process import Surroundings
 
 MARKER = "kubenetlab"
 """Name of the marker."""
 _POOL = pytest.StashKey["LabPool"]()
 """Key of the labs of a test run, once a test has used one."""
+_NEXT = pytest.StashKey[tuple[pytest.Item, "Surroundings"]]()
+"""Key of the next test, if it uses a lab, and of its working directory and environment."""
+_AHEAD = "kubenetlab_ahead"
+"""Name of the setting for labs that are made ahead."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the setting for the configuration file of a project."""
+    parser.addini(
+        _AHEAD, "make the lab of the next test while a test runs", type="bool", default=True
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,12 +88,47 @@ def _pool(config: pytest.Config) -> LabPool:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, bool, bool]:
     """Remove the labs that only this test uses, after its report."""
+    if nextitem is not None and _uses_lab(nextitem) and _makes_ahead(item.config):
+        from kubenetlab.library.lab_pool import present_surroundings
+
+        # Those between tests: fixtures of this test may change them.
+        item.stash[_NEXT] = nextitem, present_surroundings()
     result = yield
     if _POOL in item.config.stash:
         item.config.stash[_POOL].end_test()
     return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Start to make the lab of the next test, when this test has its own."""
+    yield
+    if _NEXT in item.stash:
+        from kubenetlab.library.lab_options import options_ahead_of
+
+        following, surroundings = item.stash[_NEXT]
+        if (options := options_ahead_of(following)) is not None:
+            _pool(item.config).make_ahead(options, surroundings)
+            return
+    if _POOL in item.config.stash:
+        item.config.stash[_POOL].drop_ahead()
+
+
+def _uses_lab(item: pytest.Item) -> bool:
+    """Return True if a test has the fixture `lab` of this plugin."""
+    fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    definitions = fixtures.get("lab", ())
+    return bool(definitions) and definitions[-1].func.__module__ == __name__
+
+
+def _makes_ahead(config: pytest.Config) -> bool:
+    """Return True if a processor is free to make labs while tests run."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return bool(config.getini(_AHEAD)) and len(os.sched_getaffinity(0)) > workers
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,7 +145,9 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remove all labs, also after Ctrl-C."""
+    """Remove all labs, also after Ctrl-C. A lab that is left makes the run fail."""
     if _POOL in session.config.stash:
-        session.config.stash[_POOL].close()
+        pool = session.config.stash[_POOL]
         del session.config.stash[_POOL]
+        if not pool.close() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

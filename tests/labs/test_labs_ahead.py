@@ -1,0 +1,309 @@
+"""Labs that the pytest plugin makes while other tests run, and removes while others run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubenetlab import Lab
+from kubenetlab.lab import rundir
+from tests.clusters import ONE_NODE, pod
+from tests.labs.lab import wait_for
+from tests.patience import patiently
+from tests.unit.library.test_pytest_plugin import OPTIONS, ROOT, pytest_run
+
+POD = ONE_NODE + pod("client")
+HEADER = f"""
+import os, sys
+from pathlib import Path
+import pytest
+from kubenetlab.lab.client import running_labs
+sys.path.insert(0, {str(ROOT)!r})
+from tests.labs.lab import wait_for
+HERE = Path(__file__).parent
+def others(lab):  # of this run, and up
+    prefix = lab.name.rpartition("-")[0]
+    return [name for name in running_labs() if name.startswith(prefix) and name != lab.name]
+"""
+NEEDS_TWO = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="labs are made ahead where two processors are"
+)
+
+
+CONFTEST = """
+import os
+from itertools import count
+from kubenetlab.library import lab_pool
+os.environ["PYTEST_XDIST_WORKER_COUNT"] = "1"  # not that of the run of this test
+NUMBERS = count()
+lab_pool.new_name = lambda: f"{prefix}{{next(NUMBERS)}}"
+"""
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Return the beginning of the names of the labs of one run."""
+    return f"ahead-{secrets.token_hex(4)}-"
+
+
+@pytest.fixture
+def project(tmp_path: Path, prefix: str) -> Path:
+    """Return a folder with manifests for tests."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "pod.yaml").write_text(POD)
+    (tmp_path / "conftest.py").write_text(CONFTEST.format(prefix=prefix))
+    return tmp_path
+
+
+def labs(prefix: str) -> list[str]:
+    """Return the labs of a run that have a run directory, alive or dead."""
+    return [lab for lab in rundir.lab_names() if lab.startswith(prefix)]
+
+
+AHEAD = """
+pytestmark = pytest.mark.kubenetlab(reuse=False)
+found = []
+
+def test_first(lab):
+    wait_for(lambda: others(lab), "the lab of the next test")
+    found.extend(others(lab))
+
+def test_second(lab):
+    assert [lab.name] == found
+    assert lab.ping("client", "node:control-plane").ok
+    wait_for(lambda: others(lab), "the lab of the next test")
+    found[:] = others(lab)
+
+def test_last(lab):
+    assert [lab.name] == found
+    wait_for(lambda: not others(lab), "the lab of the test before to be removed")
+"""
+
+
+@NEEDS_TWO
+def test_the_lab_of_the_next_test_is_made_while_a_test_runs(project: Path, prefix: str) -> None:
+    (project / "test_pod.py").write_text(HEADER + AHEAD)
+    done = pytest_run(project, *OPTIONS)
+    assert "3 passed" in done.stdout, done.stdout
+    assert labs(prefix) == []
+
+
+OUTDATED = """
+pytestmark = pytest.mark.kubenetlab(reuse=False)
+MANIFEST = HERE / "manifests" / "pod.yaml"
+found = []
+
+@pytest.fixture
+def other_manifest():
+    MANIFEST.write_text(MANIFEST.read_text().replace("name: client", "name: another"))
+
+@pytest.fixture
+def other_environment(monkeypatch):
+    monkeypatch.setenv("OF_THIS_TEST", "1")
+
+def look(lab):
+    wait_for(lambda: others(lab), "the lab of the next test")
+    found[:] = others(lab)
+
+def test_first(lab):
+    look(lab)
+
+def test_a_changed_manifest(other_manifest, lab):
+    assert lab.name not in found
+    assert lab.get("pod", "another")
+    look(lab)
+
+def test_a_changed_environment(other_environment, lab):
+    assert lab.name not in found
+    assert lab.get("pod", "another")
+
+def test_after_it(lab):
+    assert lab.get("pod", "another")
+"""
+
+
+@NEEDS_TWO
+def test_a_lab_made_ahead_is_as_one_made_by_the_test(project: Path, prefix: str) -> None:
+    """Otherwise it is not used: a fixture may have changed the manifests or the environment."""
+    (project / "test_pod.py").write_text(HEADER + OUTDATED)
+    done = pytest_run(project, *OPTIONS)
+    assert "4 passed" in done.stdout, done.stdout
+    assert labs(prefix) == []
+
+
+@NEEDS_TWO
+def test_an_error_is_that_of_the_test_with_the_mistake(project: Path) -> None:
+    """Not of the test during which its lab was made ahead; so are warnings."""
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+def test_first(lab):
+    assert lab.ping("client", "node:control-plane").ok
+
+@pytest.mark.kubenetlab(text="kind: Pod")
+def test_mistake(lab):
+    pass
+
+@pytest.mark.kubenetlab(manifests="manifests", text=\"\"\"
+apiVersion: v1
+kind: Pod
+metadata: {name: other}
+spec: {colour: red, containers: [{name: a, image: busybox}]}
+\"\"\")
+def test_warning(lab):
+    assert lab.get("pod", "other")
+"""
+    )
+    done = pytest_run(project, *OPTIONS)
+    assert "2 passed, 1 warning, 1 error" in done.stdout, done.stdout
+    assert "ERROR test_pod.py::test_mistake" in done.stdout
+    assert "test_pod.py::test_warning" in done.stdout
+    assert "colour" in done.stdout
+
+
+def test_labs_are_not_made_ahead_against_the_setting(project: Path) -> None:
+    (project / "pytest.ini").write_text("[pytest]\nkubenetlab_ahead = false\n")
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+from kubenetlab.library.lab_pool import LabPool
+
+@pytest.fixture(autouse=True)
+def never_ahead(monkeypatch):
+    monkeypatch.delattr(LabPool, "make_ahead")
+
+@pytest.mark.kubenetlab(reuse=False)
+@pytest.mark.parametrize("number", range(2))
+def test_it(lab, number):
+    assert lab.ping("client", "node:control-plane").ok
+"""
+    )
+    done = pytest_run(project, *OPTIONS)
+    assert "2 passed" in done.stdout, done.stdout
+
+
+BLOCKING = """
+@pytest.mark.kubenetlab(reuse=False)
+def test_first(lab):
+    if WAITS_FOR_LAB:
+        wait_for(lambda: others(lab), "the lab of the next test")
+    else:
+        wait_for(lambda: waiting_commands(), "the command that makes the lab of the next test")
+    (HERE / "ready").touch()
+    (HERE / "pipe").read_text()
+
+@pytest.mark.kubenetlab(NEXT, reuse=False)
+def test_next(lab):
+    pass
+"""
+WAITING_COMMANDS = """
+def waiting_commands():
+    server, = Path("/proc/self/task", str(os.getpid()), "children").read_text().split()
+    return Path("/proc", server, "task", server, "children").read_text().split()
+"""
+
+
+@NEEDS_TWO
+@pytest.mark.parametrize("is_made", [True, False], ids=["a lab made ahead", "a lab being made"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing(
+    number: signal.Signals, is_made: bool, project: Path, prefix: str
+) -> None:
+    """Neither the lab of the next test, nor the command that makes it."""
+    next_ = "manifests" if is_made else "next/pipe.yaml"
+    (project / "next").mkdir()
+    os.mkfifo(project / "next" / "pipe.yaml")
+    manifest = os.open(project / "next" / "pipe.yaml", os.O_RDWR)  # `up` waits for its content
+    os.mkfifo(project / "pipe")
+    values = f"WAITS_FOR_LAB, NEXT = {is_made}, {next_!r}\n"
+    (project / "test_pod.py").write_text(HEADER + WAITING_COMMANDS + values + BLOCKING)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", f"--rootdir={project}", *OPTIONS, str(project)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        wait_for((project / "ready").exists, "the test to use its lab")
+        assert labs(prefix)
+        if number == signal.SIGKILL:
+            run.kill()
+        else:
+            os.killpg(run.pid, number)
+        run.communicate(timeout=patiently(30))
+        wait_for(lambda: not labs(prefix), "the labs to be removed")
+        wait_for(lambda: not _has_members(run.pid), "the processes of the run to end")
+    finally:
+        os.close(manifest)
+        if run.poll() is None:
+            run.kill()
+            run.communicate()
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_failed_test_stops_the_run_and_nothing_is_left(project: Path, prefix: str) -> None:
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+@pytest.mark.kubenetlab(reuse=False)
+@pytest.mark.parametrize("number", range(3))
+def test_it(lab, number):
+    assert number == 0
+"""
+    )
+    done = pytest_run(project, *OPTIONS, "-x")
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert labs(prefix) == []
+
+
+def test_a_lab_that_cannot_be_removed_fails_the_run(project: Path, prefix: str) -> None:
+    """The run warns of it. The command server tries again at the end."""
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+from kubenetlab.library import lab_removals
+from kubenetlab.library.process import StartedCommand
+
+def test_it(lab):
+    lab_removals.StartedCommand = lambda arguments: StartedCommand([*arguments, "no-such-lab"])
+"""
+    )
+    done = pytest_run(project, *OPTIONS)
+    assert done.returncode == 1, done.stdout
+    assert "1 passed, 1 warning" in done.stdout, done.stdout
+    assert "LabWarning: cannot remove lab ahead-" in done.stdout
+    assert "there is no lab no-such-lab" in done.stdout
+    wait_for(lambda: not labs(prefix), "the command server to remove the lab")
+
+
+def test_a_lab_with_the_name_of_another_one_is_refused(project: Path) -> None:
+    """The lab that has the name stays, also after the run."""
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+from kubenetlab import LabError
+
+def test_it(new_lab):
+    with pytest.raises(LabError, match="is up already"):
+        new_lab("manifests", name=os.environ["OTHER_LAB"])
+"""
+    )
+    with Lab.up(text=POD) as other:
+        done = pytest_run(project, *OPTIONS, OTHER_LAB=other.name)
+        assert "1 passed" in done.stdout, done.stdout
+        assert other.is_up
