@@ -64,9 +64,9 @@ def _run(is_debug: bool, report: Report) -> int:
     from kubenetlab.errors import KubenetlabError
 
     try:
-        from kubenetlab.cli.app import app
+        from kubenetlab.cli.app import root
 
-        app(prog_name="kubenetlab", standalone_mode=True)
+        root()(prog_name="kubenetlab", standalone_mode=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KubenetlabError as error:

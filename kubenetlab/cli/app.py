@@ -92,6 +92,14 @@ class _Commands(Mapping[str, TyperCommand | TyperGroup]):
 
 
 @cache
+def root() -> TyperGroup:
+    """Return the group of all commands, as typer expects it."""
+    made = get_command(app)
+    assert isinstance(made, TyperGroup)
+    return made
+
+
+@cache
 def command(name: str) -> TyperCommand | TyperGroup:
     """Return a command with its parameters, as typer expects it."""
     loaded, panel = load(name), COMMANDS[name].panel

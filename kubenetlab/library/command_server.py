@@ -120,8 +120,9 @@ def _preparations() -> Iterator[Callable[[], object]]:
     """
     for name in _MODULES:
         yield partial(importlib.import_module, f"kubenetlab.{name}")
-    from kubenetlab.cli.app import app, command
+    from kubenetlab.cli.app import app, command, root
 
+    yield root
     yield partial(app, ["list", "--help"], standalone_mode=False)
     for name in _COMMANDS:
         yield partial(command, name)
@@ -131,6 +132,23 @@ def _preparations() -> Iterator[Callable[[], object]]:
 
     yield plan
     yield partial(plan, text=_MANIFEST)
+    yield _rehearse
+
+
+def _rehearse() -> None:
+    """Do once what `up` and node agents do with every store and with its rules."""
+    from kubenetlab.api.store import Cluster
+    from kubenetlab.cli.input.manifest_warnings import ignored_fields
+    from kubenetlab.cli.input.manifests import read
+    from kubenetlab.hoststate.rules import conntrack
+    from kubenetlab.hoststate.rules.nftables import transactions
+    from kubenetlab.lab.store.store_file import require_readable
+    from kubenetlab.library.planning import plan
+
+    ignored_fields(read(None, with_quickstart=True).all_entries)
+    require_readable(plan(text=_MANIFEST).cluster, Cluster())
+    transactions.prepare()
+    conntrack.decode("[]")
 
 
 def _build_decoders(module: str) -> None:

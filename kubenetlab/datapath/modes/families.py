@@ -60,6 +60,7 @@ def known(family: str) -> tuple[str, ...]:
     return tuple(name for name in modules if _mode_type(family, name) is not None)
 
 
+@cache
 def _mode_type(family: str, name: str) -> type[ModeOptions] | None:
     """Return the class of a mode, or None if there is no such mode. Imports only its module."""
     module_name = f"{_FOLDER}.{family}.{name.replace('-', '_')}"

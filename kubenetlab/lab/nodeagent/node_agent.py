@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.rules.nftables import transactions
 from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules.backends import RulesError
@@ -239,6 +240,7 @@ class NodeAgent:
 
 def main(context: LabContext, number: int) -> None:
     """Run a node agent; never return while the lab is up."""
+    transactions.prepare()  # meanwhile the agent still plans
     listener = context.listeners[rundir.node_agent_socket(number)]
     agent = NodeAgent(
         listener, context.directory, f"node agent {number}", context.hidden_directories

@@ -103,6 +103,12 @@ def transaction_messages(transaction: str) -> tuple[bytes, ...] | None:
     return tuple(result)
 
 
+def prepare() -> None:
+    """Build the decoders, which takes longer than decoding: the first transaction would wait."""
+    _splitter()
+    _command_decoder()
+
+
 def forget() -> None:
     """Clear the caches of transactions and commands."""
     transaction_messages.cache_clear()
