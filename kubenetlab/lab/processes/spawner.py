@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import traceback
 from collections.abc import Callable
-from typing import Final, NoReturn
+from contextlib import ExitStack
 
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.processes.identity import ProcessId, open_process
@@ -15,9 +14,6 @@ from kubenetlab.lab.context import LabContext, Role
 from kubenetlab.lab.log import write_text
 from kubenetlab.lab.processes.output import Outputs, become_output
 from kubenetlab.lab.processes.progress import send_error
-
-_REPLY_BYTES: Final = 256
-"""Maximum size of a helper's reply: a write of that size to a pipe is atomic."""
 
 
 class Spawner:
@@ -77,7 +73,7 @@ class Spawner:
             role(context)
 
         try:
-            pid = self._spawn_by_helper(name, run_logged, sandbox)
+            pid = self._spawn_joined(name, run_logged, sandbox)
         except BaseException:
             self._outputs.close(reading)
             raise
@@ -86,50 +82,35 @@ class Spawner:
         self._outputs.set_process(reading, pid)
         return pid
 
-    def _spawn_by_helper(self, name: str, role: Role, sandbox: ProcessId) -> int:
-        """Fork a helper that joins the sandbox and forks the process.
+    def _spawn_joined(self, name: str, role: Role, sandbox: ProcessId) -> int:
+        """Fork a process that joins a sandbox before it runs its role; return its pid.
 
-        setns() puts only children of the caller into a PID namespace, hence two forks.
+        setns() puts only later children of the caller into a PID namespace: this process joins it
+        for the moment of the fork, and the child joins the other namespaces. If the pause process
+        dies in between, the child fails, and its exit is reported like any other.
         """
-        pidfd, reading, writing = open_process(sandbox), -1, -1
-        try:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            helper = syscalls.fork()
-            if helper == 0:
-                inherited = (reading, writing, pidfd)
-                _run_helper(writing, lambda: self._spawn_joined(name, role, pidfd, inherited))
-            os.close(writing)
-            writing = -1
-            os.waitpid(helper, 0)
-            reply = (
-                os.read(reading, _REPLY_BYTES).decode() or f"0 {errno.ESRCH} the sandbox is gone"
-            )
-            pid, number, error = reply.split(" ", 2)
-        finally:
-            for fd in (reading, writing, pidfd):
-                if fd >= 0:
-                    os.close(fd)
-        if pid == "0":
-            raise OSError(int(number), error)
-        return int(pid)
+        with ExitStack() as stack:
+            pidfd, home = open_process(sandbox), syscalls.open_namespace("pid")
+            for fd in (pidfd, home):
+                stack.callback(os.close, fd)
 
-    def _spawn_joined(self, name: str, role: Role, sandbox: int, inherited: tuple[int, ...]) -> int:
-        """Join the namespaces of a pidfd's process, then fork."""
-        syscalls.setns(
-            sandbox,
-            syscalls.CLONE_NEWNET
-            | syscalls.CLONE_NEWUTS
-            | syscalls.CLONE_NEWIPC
-            | syscalls.CLONE_NEWPID,
-        )
-        return self.spawn(name, role, inherited)
+            def run_joined(context: LabContext) -> None:
+                syscalls.setns(
+                    pidfd, syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+                )
+                os.close(pidfd)
+                role(context)
+
+            syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
+            try:
+                return self.spawn(name, run_joined, (home,))
+            finally:
+                _return_home(home)
 
 
-def _run_helper(writing: int, spawn: Callable[[], int]) -> NoReturn:
-    """Spawn a process, write `PID 0 ` or `0 ERRNO REASON` to a pipe, and exit."""
+def _return_home(pid_namespace: int) -> None:
+    """Let later children be in a PID namespace again. Raises RuntimeError, which ends init."""
     try:
-        os.write(writing, f"{spawn()} 0 ".encode())
+        syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
     except OSError as error:
-        os.write(writing, f"0 {error.errno} {error.strerror}".encode()[:_REPLY_BYTES])
-    finally:
-        os._exit(0)
+        raise RuntimeError(f"cannot leave the PID namespace of a pod: {error.strerror}") from None
