@@ -15,6 +15,7 @@ from kubenetlab import Lab
 from kubenetlab.lab import rundir
 from tests.clusters import ONE_NODE, pod
 from tests.labs.lab import wait_for
+from tests.labs.users import User
 from tests.patience import patiently
 from tests.unit.library.test_pytest_plugin import OPTIONS, ROOT, pytest_run
 
@@ -307,3 +308,21 @@ def test_it(new_lab):
         done = pytest_run(project, *OPTIONS, OTHER_LAB=other.name)
         assert "1 passed" in done.stdout, done.stdout
         assert other.is_up
+
+
+@NEEDS_TWO
+def test_labs_of_an_ordinary_user_are_made_ahead(nobody: User) -> None:
+    script = f"""
+import pathlib, sys, tempfile, pytest
+with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    (root / "conftest.py").write_text({CONFTEST.format(prefix="ahead-user-")!r})
+    (root / "test_pod.py").write_text({HEADER + AHEAD!r})
+    (root / "test_pod.yaml").write_text({POD!r})
+    status = pytest.main([f"--rootdir={{root}}", *{OPTIONS!r}, str(root)])
+sys.exit(status)
+"""
+    result = nobody.run_python("-", stdin=script)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 passed" in result.stdout
+    assert nobody.run("list").out == "no lab is up\n"
