@@ -162,6 +162,7 @@ def _all(
     if isinstance(engine, IdentityEngine):
         return _by_identity(
             cache,
+            engine,
             isolated,
             numbers_of(cluster, cache),
             *identity_rules(cluster, cache, engine, versions, entries, pods, isolated),
@@ -172,6 +173,7 @@ def _all(
         cache.each("rules of policies", _policy, policies, engine, versions),
         VersionedMap(_groups(cluster, cache, engine, versions, entries, pods)),
         VersionedMap(_named_ports(cache, engine, versions, entries, pods)),
+        given=engine,
     )
     by_node = cache.split("isolated by node", lambda each: (each.pod.node, each), isolated)
     of_nodes = {
@@ -180,6 +182,7 @@ def _all(
                 ("sets of isolated pods", node),
                 _sets,
                 cache.each(("rules of isolated pods", node), _pod, on_node, engine, versions),
+                given=engine,
             ).values()
         )
         for node, on_node in by_node.items()
@@ -189,6 +192,7 @@ def _all(
 
 def _by_identity(
     cache: PlanCache,
+    engine: IdentityEngine,
     isolated: _IsolatedPods,
     identities: Mapping[ObjectKey, int],
     shared: VersionedMap[str, SubjectRules[RuleObject]],
@@ -198,7 +202,7 @@ def _by_identity(
 
     def sets(key: object, rules: VersionedMap[K, SubjectRules[RuleObject]]) -> RuleSets:
         current = cache.each(("as rules", key), lambda each: (each,), rules)
-        return tuple(cache.follow(key, _sets, current).values())
+        return tuple(cache.follow(key, _sets, current, given=engine).values())
 
     return PolicyRules(
         True,

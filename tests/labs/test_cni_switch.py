@@ -48,6 +48,19 @@ def test_pods_get_new_sandboxes_from_the_new_mode(lab: Lab, family: str) -> None
         former = name
 
 
+def test_policies_hold_in_the_new_mode(lab: Lab) -> None:
+    """Each mode has another policy engine, and some of them come back."""
+    policy = (
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\n"
+        "spec: {podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 8080}]}]}\n"
+    )
+    cilium = ["cilium"] if has_library() else []
+    for mode in ("bridge", *cilium, "{type: calico, backend: vxlan}", *cilium, "bridge"):
+        lab.up(manifest("ipv4", mode) + policy)
+        lab.run("check")
+        assert lab.run("diff", status=None).status == 0
+
+
 def test_other_options_of_the_same_mode(lab: Lab) -> None:
     """The choices of `up` are made again; the same manifest changes nothing."""
     lab.up(manifest("ipv4", "{type: flannel, backend: vxlan}"))

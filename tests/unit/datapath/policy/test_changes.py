@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 import yaml
@@ -114,6 +115,22 @@ def test_changes_lead_to_the_same_rules(
     """Rules computed from changes equal those of a cluster that is seen for the first time."""
     cluster = set_engine(with_policies(policies), engine)
     assert_same_plans(cluster, edits, CILIUM if engine == "ebpf" else ONLINK)
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(ENGINES, 2)])
+@settings(max_examples=examples(20))
+@given(policies=st.lists(POLICIES, min_size=1, max_size=3))
+def test_an_engine_takes_over_from_another(
+    before: str, after: str, policies: list[dict[str, object]]
+) -> None:
+    """Nothing of another engine is used again, also when the first one comes back."""
+    cluster, cache = with_policies(policies), PlanCache()
+    for engine in (before, after, before):
+        changed = set_engine(cluster, engine)
+        decisions = CILIUM if engine == "ebpf" else ONLINK
+        result = plan(changed, decisions, cache)
+        probes = plan_probes(changed, decisions, cache)
+        assert_is_plan_of(changed, result, probes, decisions)
 
 
 def assert_same_plans(cluster: Cluster, edits: list[Edit], decisions: Decisions) -> None:
