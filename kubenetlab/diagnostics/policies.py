@@ -6,8 +6,9 @@ often is a mistake nevertheless, such as a label that no pod has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 
@@ -37,8 +38,11 @@ from kubenetlab.diagnostics.policy_shadows import (
     covers,
     shadowing_policies,
 )
-from kubenetlab.diagnostics.templates import Templates
+from kubenetlab.diagnostics.service_ports import translated_port
+from kubenetlab.diagnostics.templates import PodTemplate, Templates
 from kubenetlab.errors import did_you_mean
+
+T = TypeVar("T")
 
 
 def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -82,6 +86,10 @@ class _Selection:
                 *(pod.spec for pod in self._cluster.select(namespace, selector)),
             )
         return self._matches[key]
+
+    def templates(self, namespace: str, selector: LabelSelector) -> Sequence[PodTemplate]:
+        """Return the templates that a selector matches."""
+        return list(self._templates.matching(namespace, selector))
 
     def namespaces(self, selector: LabelSelector) -> list[str]:
         """Return the names of the namespaces that a selector matches."""
@@ -189,12 +197,18 @@ def _check_ports(
     path: Path,
     selection: _Selection,
 ) -> Iterator[Diagnostic]:
-    """Check that a destination of a rule has the named ports that the rule allows."""
+    """Check that a destination of a rule has the ports that the rule allows.
+
+    Numbers are checked only if a Service has such a port: pods need not declare theirs.
+    """
     for number, port in enumerate(ports):
-        if not isinstance(port.port, str):
-            continue
-        destinations = _destinations(policy, direction, peers, selection)
-        found = unknown_port(port.port, [port.protocol], [*map(named_ports, destinations)])
+        found = None
+        if isinstance(port.port, str):
+            pods = _destinations(policy, direction, peers, selection, selection.pods)
+            found = unknown_port(port.port, [port.protocol], [*map(named_ports, pods)])
+        elif port.port is not None and port.end_port is None:
+            templates = _destinations(policy, direction, peers, selection, selection.templates)
+            found = translated_port([*templates], port.port, port.protocol)
         if found is not None:
             port_path = (*path, "ports", number, "port")
             yield Diagnostic.of(policy, POLICY_PORT_UNKNOWN, port_path, *found)
@@ -205,10 +219,14 @@ def _destinations(
     direction: Direction,
     peers: Sequence[NetworkPolicyPeer],
     selection: _Selection,
-) -> Iterator[PodSpec]:
-    """Yield the pods to which a rule can allow connections."""
+    matching: Callable[[str, LabelSelector], Iterable[T]],
+) -> Iterator[T]:
+    """Yield the pods to which a rule can allow connections.
+
+    matching: returns what a selector matches in a namespace.
+    """
     if direction == "Ingress":
-        yield from selection.pods(policy.namespace, policy.spec.pod_selector)
+        yield from matching(policy.namespace, policy.spec.pod_selector)
         return
     for peer in peers or (NetworkPolicyPeer(namespace_selector=LabelSelector()),):
         if peer.ip_block is None:
@@ -218,7 +236,7 @@ def _destinations(
                 else selection.namespaces(peer.namespace_selector)
             )
             for name in namespaces:
-                yield from selection.pods(name, peer.pod_selector or LabelSelector())
+                yield from matching(name, peer.pod_selector or LabelSelector())
 
 
 def _no_pod(namespace: str, selector: LabelSelector) -> str:

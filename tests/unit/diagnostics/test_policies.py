@@ -6,7 +6,7 @@ import pytest
 
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.diagnostics import ADVICE, MISCONFIGURATIONS, Diagnostic, diagnose, refused_codes
-from tests.clusters import store
+from tests.clusters import pod, service, store
 
 PODS = """\
 apiVersion: v1
@@ -122,6 +122,20 @@ FINDINGS = [
         "no destination has a TCP port named http",
     ),
     (
+        service(port=80, target="http") + web("ingress: [{ports: [{port: 80}]}]"),
+        "policy-port-unknown",
+        "spec.ingress[0].ports[0].port",
+        "no destination has the port 80/TCP: it is the port of Service default/web, which sends "
+        "connections to port 8080 of its pods",
+    ),
+    (
+        service(port=80, target=8080)
+        + web("egress: [{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 80}]}]"),
+        "policy-port-unknown",
+        "spec.egress[0].ports[0].port",
+        "it is the port of Service default/web",
+    ),
+    (
         web("policyTypes: [Ingress], egress: [{}]"),
         "policy-rule-redundant",
         "spec.egress",
@@ -173,6 +187,13 @@ def test_a_policy_without_effect_has_one_piece_of_advice(
         web("egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: http}]}]"),
         web("egress: [{to: [{namespaceSelector: {}}]}]"),
         web("egress: [{ports: [{port: http}]}]"),
+        web("ingress: [{ports: [{port: 81}]}]"),
+        service(port=80, target=8080) + web("ingress: [{ports: [{port: 8080}]}]"),
+        service(port=80, target=8080) + web("ingress: [{ports: [{port: 79, endPort: 8080}]}]"),
+        service(port=80, target=8080, clusterIP="None") + web("ingress: [{ports: [{port: 80}]}]"),
+        service(port=80, target=8080)
+        + web("egress: [{ports: [{port: 80}]}]")
+        + pod("other", container=", ports: [{containerPort: 80}]"),
     ],
 )
 def test_useful_policies_have_no_advice(text: str) -> None:

@@ -1,0 +1,55 @@
+"""Ports of policies that are ports of Services: policies see the ports of pods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kubenetlab.api.core import Service, ServicePort
+from kubenetlab.diagnostics.templates import PodTemplate
+
+
+def translated_port(
+    destinations: Sequence[PodTemplate], number: int, protocol: str
+) -> tuple[str, str] | None:
+    """Return (message, hint) if a Service translates a rule's port, and no destination has it.
+
+    A rule with that port does not allow the connections to the Service.
+    """
+    if not destinations or any(_has(template, number, protocol) for template in destinations):
+        return None
+    for template in destinations:
+        for service in template.services:
+            for port in service.spec.ports:
+                target = _target(port, template)
+                if (port.port, port.protocol) != (number, protocol) or target in (None, number):
+                    continue
+                if service.is_headless:
+                    continue
+                return _texts(service, number, target, protocol)
+    return None
+
+
+def _texts(service: Service, number: int, target: int | None, protocol: str) -> tuple[str, str]:
+    return (
+        f"no destination has the port {number}/{protocol}: it is the port of Service "
+        f"{service.full_name}, which sends connections to port {target} of its pods",
+        f"policies see the port of the pod: allow {target}/{protocol}",
+    )
+
+
+def _has(template: PodTemplate, number: int, protocol: str) -> bool:
+    """Return True if a pod declares a port, listens on it, or runs a real command."""
+    listening = template.listening
+    if listening is None or (protocol, number) in listening:
+        return True
+    return any(
+        (port.protocol, port.container_port) == (protocol, number)
+        for container in template.spec.long_running_containers
+        for port in container.ports
+    )
+
+
+def _target(port: ServicePort, template: PodTemplate) -> int | None:
+    """Return the port of a pod to which a Service sends connections; None if it has none."""
+    target = port.target_port if port.target_port is not None else port.port
+    return target if isinstance(target, int) else template.number_of(target, port.protocol)
