@@ -38,15 +38,14 @@ def _texts(service: Service, number: int, target: int | None, protocol: str) -> 
 
 
 def _has(template: PodTemplate, number: int, protocol: str) -> bool:
-    """Return True if a pod declares a port, listens on it, or runs a real command."""
-    listening = template.listening
-    if listening is None or (protocol, number) in listening:
-        return True
-    return any(
-        (port.protocol, port.container_port) == (protocol, number)
+    """Return True if a pod declares a port. One that declares none has those it listens on."""
+    declared = {
+        (port.protocol, port.container_port)
         for container in template.spec.long_running_containers
         for port in container.ports
-    )
+    }
+    present = declared or template.listening
+    return present is None or (protocol, number) in present
 
 
 def _target(port: ServicePort, template: PodTemplate) -> int | None:

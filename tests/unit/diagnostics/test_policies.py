@@ -122,6 +122,16 @@ FINDINGS = [
         "no destination has a TCP port named http",
     ),
     (
+        service("nginx", port=80, target=8080)
+        + pod(
+            "n", meta=", labels: {app: nginx}", container=", ports: [{containerPort: 8080}]"
+        ).replace("agnhost, args: [netexec]", "nginx")
+        + policy("{podSelector: {matchLabels: {app: nginx}}, ingress: [{ports: [{port: 80}]}]}"),
+        "policy-port-unknown",
+        "spec.ingress[0].ports[0].port",
+        "no destination has the port 80/TCP",
+    ),
+    (
         service(port=80, target="http") + web("ingress: [{ports: [{port: 80}]}]"),
         "policy-port-unknown",
         "spec.ingress[0].ports[0].port",
