@@ -206,6 +206,19 @@ def test_the_engine_of_a_running_lab_can_change(lab: Lab) -> None:
     assert not any(reached(lab, lab.pod("stranger")))
 
 
+def test_an_engine_must_fit_the_cni_mode_of_the_running_lab(lab: Lab) -> None:
+    """A file without a Cluster document leaves the CNI mode of the lab as it is."""
+    manifest = CLIENTS + WEB + POLICY
+    lab.up(manifest, "--cni", "cilium", "--policy", "none", "--nodes", "1")
+    assert all(reached(lab, lab.pod("stranger")))
+    lab.up(manifest, "--policy", "ebpf")
+    assert not any(reached(lab, lab.pod("stranger")))
+    refused = lab.up(manifest, "--policy", "nftables", status=2).err
+    assert "nftables does not see the packets between pods with cni cilium" in refused
+    inspected = lab.run("inspect", "-o", "json").json
+    assert (inspected["cni"], inspected["policy_engine"]) == ("cilium", "ebpf")
+
+
 def test_engines_that_cannot_work_are_refused() -> None:
     """Nothing is changed; the message names the engines of the CNI mode."""
     unknown = run("plan", "--lab", "no-lab", "--policy", "nftable", status=2).err

@@ -140,17 +140,30 @@ def read(
     lab: value of --lab; it replaces the name in the Cluster document.
     Raises ManifestError.
     """
+    loaded = _load(
+        files, flags, strict=strict, with_quickstart=with_quickstart, for_new_lab=for_new_lab
+    )
+    return merge_options(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+
+
+def _load(
+    files: Sequence[str] | None,
+    flags: Flags,
+    *,
+    strict: bool,
+    with_quickstart: bool,
+    for_new_lab: bool,
+) -> LoadedManifests:
+    """Return the objects of files, of the quickstart, or none. Raises ManifestError."""
     if files:
-        loaded = load_files(
+        return load_files(
             files, strict=strict, options_follow=flags.are_given, for_new_lab=for_new_lab
         )
-    elif with_quickstart:
-        data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
-        documents, problems = read_documents("quickstart.yaml", data)
-        loaded = load_documents(documents, problems, strict=strict, check=check_object)
-    else:
-        loaded = LoadedManifests(())
-    return merge_options(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+    if not with_quickstart:
+        return LoadedManifests(())
+    data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
+    documents, problems = read_documents("quickstart.yaml", data)
+    return load_documents(documents, problems, strict=strict, check=check_object)
 
 
 def load_files(
@@ -235,26 +248,19 @@ def load_for_lab(
     ):
         return running_lab, read(None, strict=strict, base=_document_of(running_lab), flags=flags)
     with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
-    manifests = read(
-        files,
-        strict=strict,
-        with_quickstart=with_quickstart,
-        for_new_lab=True,
-        flags=flags,
-        lab=lab,
-    )
-    name = (
-        lab or manifests.cluster_config.name or (QUICKSTART if manifests.is_quickstart else "lab")
-    )
-    if (
-        flags.are_given
-        and (manifests.config is None or manifests.config.document.file == COMMAND_LINE)
-        and rundir.is_alive(name)
-    ):
-        # Use the loaded manifests again: standard input can be read only once.
-        loaded = LoadedManifests(()) if manifests.is_quickstart else manifests.loaded
-        manifests = merge_options(loaded, flags, _document_of(name), lab)
-    return name, manifests
+    loaded = _load(files, flags, strict=strict, with_quickstart=with_quickstart, for_new_lab=True)
+    name = lab or _name_in(loaded) or (QUICKSTART if with_quickstart else "lab")
+    base = None
+    if flags.are_given and rundir.is_alive(name):
+        base = _document_of(name)
+        loaded = LoadedManifests(()) if with_quickstart else loaded
+    return name, merge_options(loaded, flags, base, lab, is_quickstart=with_quickstart)
+
+
+def _name_in(loaded: LoadedManifests) -> str:
+    """Return the name of the lab in the Cluster document; empty if there is none."""
+    configs = (entry.object for entry in loaded.entries)
+    return next((obj.name for obj in configs if isinstance(obj, ClusterConfig)), "")
 
 
 def _document_of(lab: str) -> JsonObject:
