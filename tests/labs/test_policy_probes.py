@@ -112,6 +112,10 @@ def test_an_explanation_shows_policies_places_and_the_rules_in_the_kernel(
         "default/web" in lead["rule"] and engine != "ebpf"
     )
     assert ("denied" if engine == "ebpf" else "drop") in drop["rule"].lower()
+    denied = lab.run("explain-policy", "far", "default/client", "-o", "json").json
+    lead, drop = denied["endpoints"][0]["paths"][0]["egress"]["kernel"]
+    ingress_names = ("ingress", "cali-to-", "cali-tw-")
+    assert not any(name in f"{each}" for each in (lead, drop) for name in ingress_names)
     text = lab.run("explain-policy", "far", "default/client").out
     assert f"isolated by NetworkPolicy default/quiet ({manifest}:" in text
     assert "no rule allows default/client (10.244.1." in text

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.policies.explanation import EndpointExplanation, PathExplanation
     from kubenetlab.observe.policies.kernel_rules import KernelRule
-    from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+    from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference, Traffic
     from kubenetlab.observe.policies.objects import PolicyObjects
     from kubenetlab.observe.policies.verdicts import Decision
     from kubenetlab.observe.targets.locations import Location
@@ -224,14 +224,14 @@ class PolicyReport:
             return
         if path.exemption:
             yield f"NetworkPolicies do not apply: {path.exemption}"
-        for verdict, subject, peers in (
-            (path.egress, path.source, (path.target,)),
-            (path.ingress, path.destination, path.sources),
+        for verdict, subject, traffic, peers in (
+            (path.egress, path.source, path.leaving, (path.target,)),
+            (path.ingress, path.destination, path.arriving, path.sources),
         ):
-            yield from self._direction_lines(verdict, subject, peers)
+            yield from self._direction_lines(verdict, subject, traffic, peers)
 
     def _direction_lines(
-        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+        self, verdict: DirectionVerdict, subject: Party, traffic: Traffic, peers: Sequence[Party]
     ) -> Iterator[str]:
         from kubenetlab.observe.policies.model import named_policy
 
@@ -256,7 +256,7 @@ class PolicyReport:
         if not verdict.decided_by:
             denied = " or ".join(self._names(peers))
             yield f"  {paint(f'no rule allows {denied}', BAD)}"
-        lines = self._kernel_rules(verdict, subject, peers)
+        lines = self._kernel_rules(verdict, subject, traffic, peers)
         for line in lines[:_MAX_KERNEL_RULES]:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
         if len(lines) > _MAX_KERNEL_RULES:
@@ -282,15 +282,19 @@ class PolicyReport:
                     "allowed": path.is_allowed,
                     "exemption": path.exemption,
                     "sources": [self._party_data(each) for each in path.sources],
-                    "egress": self._direction_data(path.egress, path.source, (path.target,)),
-                    "ingress": self._direction_data(path.ingress, path.destination, path.sources),
+                    "egress": self._direction_data(
+                        path.egress, path.source, path.leaving, (path.target,)
+                    ),
+                    "ingress": self._direction_data(
+                        path.ingress, path.destination, path.arriving, path.sources
+                    ),
                 }
                 for path in endpoint.paths
             ],
         }
 
     def _direction_data(
-        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+        self, verdict: DirectionVerdict, subject: Party, traffic: Traffic, peers: Sequence[Party]
     ) -> JsonObject:
         from kubenetlab.observe.policies.model import named_policy
 
@@ -322,7 +326,7 @@ class PolicyReport:
             ],
             "kernel": [
                 {"node": line.node, "chain": line.chain, "rule": line.rule}
-                for line in self._kernel_rules(verdict, subject, peers)
+                for line in self._kernel_rules(verdict, subject, traffic, peers)
             ],
         }
 
@@ -361,7 +365,7 @@ class PolicyReport:
         return self._place_of(rule.kind, rule.policy, rule.path(verdict.direction))
 
     def _kernel_rules(
-        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+        self, verdict: DirectionVerdict, subject: Party, traffic: Traffic, peers: Sequence[Party]
     ) -> list[KernelRule]:
         """Return the rules on the subject's node; none for nodes and hosts."""
         from kubenetlab.observe.policies.kernel_rules import kernel_rules
@@ -373,7 +377,8 @@ class PolicyReport:
         if subject.node not in self._listings:
             detail = self._client.get(f"{LAB_API}/detail", netns=sandbox)
             self._listings[subject.node] = detail["listings"]
-        return kernel_rules(self._listings[subject.node], subject.node, verdict, subject, peers)
+        listings = self._listings[subject.node]
+        return kernel_rules(listings, subject.node, verdict, subject, traffic, peers)
 
 
 def _rule_text(rule: RuleReference) -> str:

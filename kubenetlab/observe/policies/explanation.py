@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from kubenetlab.observe.policies.model import DirectionVerdict, Party
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, Traffic
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.verdicts import Decision, PathVerdict, PolicyVerdicts, combined
 from kubenetlab.observe.targets.locations import Location
@@ -22,6 +22,10 @@ class PathExplanation(Struct, frozen=True):
     target: Party
     """Destination as the source's policies see it: usually the endpoint."""
     destination: Party
+    leaving: Traffic
+    """Packets as the source's policies see them."""
+    arriving: Traffic
+    """Packets as the destination's policies see them: after the translation of Services."""
     egress: DirectionVerdict
     ingress: DirectionVerdict
     exemption: str
@@ -77,6 +81,8 @@ def _grouped(verdicts: Sequence[PathVerdict]) -> tuple[PathExplanation, ...]:
             group[0].path.leaving.source,
             group[0].path.leaving.destination,
             group[0].path.arriving.destination,
+            group[0].path.leaving.traffic,
+            group[0].path.arriving.traffic,
             group[0].egress,
             group[0].ingress,
             group[0].exemption,

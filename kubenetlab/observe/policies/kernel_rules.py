@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from kubenetlab.observe.listing import IPTABLES_TABLES, blocks
 from kubenetlab.observe.policies.map_entries import map_entries
-from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference, Traffic
+from kubenetlab.observe.policies.rule_matches import can_match
 
 _DROP: Final = "isolated by network policies"
 """Comment of the rules that drop packets of isolated pods."""
@@ -22,6 +23,9 @@ _OWN_NODE: Final = ("egress-to-node", "cali-wl-to-host")
 """Map or chain for packets of pods to their own node, which has the same rules."""
 _ADDRESS_OPTIONS: Final = {"Egress": "-s", "Ingress": "-d"}
 """Option of iptables for the address of the isolated pod."""
+
+_LEADS: Final = ("-g", "goto")
+"""Words before the chain to which a rule of iptables or an element of nftables leads."""
 
 
 class KernelRule(Struct, frozen=True):
@@ -50,9 +54,12 @@ def kernel_rules(
     node: str,
     verdict: DirectionVerdict,
     subject: Party,
+    traffic: Traffic,
     peers: Sequence[Party] = (),
 ) -> list[KernelRule]:
     """Return the rules of a node that carry out the verdict about one end of a connection.
+
+    Rules for other protocols or ports are left out.
 
     listings: backend → text.
     subject: the end, a pod. There are no rules for ends about which no policy decides.
@@ -62,12 +69,16 @@ def kernel_rules(
         rules = {_comment(rule, verdict) for rule in verdict.decided_by}
         return [
             KernelRule(node, f"map {entry.map}", entry.text)
-            for entry in map_entries(listings["cilium"], verdict, subject, peers, rules)
+            for entry in map_entries(listings["cilium"], verdict, subject, traffic, peers, rules)
         ]
     lines = [line for line in _lines(listings) if _is_of_family(line, subject.address)]
     if verdict.decided_by:
         comments = {f'"{_comment(rule, verdict)}"' for rule in verdict.decided_by}
-        found = [line for line in lines if any(each in line.text for each in comments)]
+        found = [
+            line
+            for line in lines
+            if any(each in line.text for each in comments) and can_match(line.text, traffic)
+        ]
     elif not verdict.is_allowed:
         found = list(_drops(lines, verdict, subject))
     else:
@@ -103,9 +114,14 @@ def _drops(lines: Sequence[_Line], verdict: DirectionVerdict, subject: Party) ->
                 word == option and value.partition("/")[0] == subject.address
                 for word, value in pairwise(words)
             )
-        if is_own and (chain := next((word for word in words if word in drops), "")):
+        if is_own and (chain := _target(words)) in drops:
             yield line
             yield from drops[chain]
+
+
+def _target(words: Sequence[str]) -> str:
+    """Return the chain to which a rule of iptables or an element of a map leads, if any."""
+    return next((target for word, target in pairwise(words) if word in _LEADS), "")
 
 
 def _lines(listings: Mapping[str, str]) -> Iterator[_Line]:

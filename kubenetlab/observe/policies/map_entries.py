@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
-from kubenetlab.observe.policies.model import DirectionVerdict, Party
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, Traffic
+from kubenetlab.observe.policies.rule_matches import entry_can_match
 
 _ENDPOINT: Final = re.compile(r"cilium_lxc (\S+): endpoint (\w+) ")
 _POLICED: Final = re.compile(r"cilium_policed (\w+) (\w+): policies (\w+)")
@@ -27,7 +28,12 @@ class MapEntry(NamedTuple):
 
 
 def map_entries(
-    listing: str, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party], rules: set[str]
+    listing: str,
+    verdict: DirectionVerdict,
+    subject: Party,
+    traffic: Traffic,
+    peers: Sequence[Party],
+    rules: set[str],
 ) -> Iterator[MapEntry]:
     """Yield the entries of the pod's policies with the verdict.
 
@@ -45,10 +51,9 @@ def map_entries(
     entries = [line for line in lines if line.startswith(start)]
     chosen: dict[str, None] = {}
     for peer in peers:
-        own = f"{start}identity {_identity(lines, peer.address)}"
-        of_peer = [line for line in entries if line.startswith((f"{own} ", f"{own}:"))]
-        of_others = [line for line in entries if line.startswith(f"{start}{_EVERY_OTHER}")]
-        chosen |= dict.fromkeys(of_peer or of_others)
+        identity = _identity(lines, peer.address)
+        of_peer = _matching(entries, f"{start}identity {identity}", traffic)
+        chosen |= dict.fromkeys(of_peer or _matching(entries, f"{start}{_EVERY_OTHER}", traffic))
     verdicts = (
         [line for line in chosen if any(f'"{text}"' in line for text in rules)]
         if rules
@@ -57,6 +62,16 @@ def map_entries(
     for line in verdicts if rules else (policed, *verdicts):
         name, _, text = line.partition(" ")
         yield MapEntry(name, text)
+
+
+def _matching(entries: Sequence[str], start: str, traffic: Traffic) -> list[str]:
+    """Return the entries of a peer for the protocol and port of packets."""
+    return [
+        line
+        for line in entries
+        if line.startswith((f"{start} ", f"{start}:"))
+        and entry_can_match(line[len(start) :].partition(":")[0].strip(), traffic)
+    ]
 
 
 def _policies(lines: Sequence[str], verdict: DirectionVerdict, address: str) -> tuple[str, str]:

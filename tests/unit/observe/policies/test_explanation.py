@@ -8,7 +8,7 @@ from kubenetlab.errors import UsageError
 from kubenetlab.observe.destination_lookup import look_up
 from kubenetlab.observe.policies.explanation import explain
 from kubenetlab.observe.policies.kernel_rules import kernel_rules
-from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference, Traffic
 from tests.unit.observe.policies.worlds import DENY, PODS, service, world
 
 LAB = world(DENY, PODS + service("heads", "clusterIP: None"))
@@ -124,6 +124,8 @@ IPTABLES = """
 -A cali-to-wl-dispatch -d 10.244.1.2/32 -g cali-tw-cali1
 -A cali-to-wl-dispatch -d 10.244.1.20/32 -g cali-tw-cali2
 -A cali-fw-cali1 -m comment --comment "isolated by network policies" -j DROP
+-A cali-fw-cali1 -d 10.244.1.2/32 -m comment --comment "a pod to itself" -j RETURN
+-A cali-tw-cali1 -s 10.244.1.2/32 -m comment --comment "a pod to itself" -j RETURN
 -A cali-tw-cali1 -m comment --comment "isolated by network policies" -j DROP
 -A cali-tw-cali2 -m comment --comment "isolated by network policies" -j DROP
 -A cali-pi-1 -m set --match-set cali40s:1 src -m comment --comment "default/p Ingress rule 0" -j X
@@ -131,7 +133,10 @@ IPTABLES = """
 COMMIT
 """
 SUBJECT = Party("10.244.1.2", "default/web", "worker")
+PEER = Party("10.244.1.3", "default/client", "worker")
+HTTP, DNS, PING = Traffic("TCP", 80), Traffic("UDP", 53), Traffic("ICMP")
 DENIED = DirectionVerdict("Ingress", ("default/p",))
+DENIED_EGRESS = DirectionVerdict("Egress", ("default/p",))
 ALLOWED = DirectionVerdict("Ingress", ("default/p",), (RuleReference("default/p", 0),))
 IN_TIER = DirectionVerdict(
     "Ingress", admin=RuleReference("p", 0, "ClusterNetworkPolicy", action="Deny")
@@ -146,6 +151,7 @@ IN_TIER = DirectionVerdict(
         ("nftables", IN_TIER, ["policy-ingress-1-default/p"]),
         ("nftables", DirectionVerdict("Ingress"), []),
         ("iptables", DENIED, ["cali-to-wl-dispatch", "cali-tw-cali1"]),
+        ("iptables", DENIED_EGRESS, ["cali-from-wl-dispatch", "cali-fw-cali1"]),
         ("iptables", ALLOWED, ["cali-pi-1"]),
     ],
 )
@@ -154,7 +160,7 @@ def test_rules_are_found_by_comments(
 ) -> None:
     """The element that leads to a chain, and the chain's last rule; or the rule that allows."""
     listings = {backend: {"nftables": NFTABLES, "iptables": IPTABLES}[backend]}
-    found = kernel_rules(listings, "worker", verdict, SUBJECT)
+    found = kernel_rules(listings, "worker", verdict, SUBJECT, HTTP)
     table = {"nftables": "ip network-policy", "iptables": "iptables filter"}[backend]
     assert [rule.chain for rule in found] == [f"{table} {chain}" for chain in chains]
     assert {rule.node for rule in found} <= {"worker"}
@@ -167,5 +173,76 @@ def test_rules_are_found_by_comments(
 def test_rules_of_the_other_family_are_left_out(listings: dict[str, str], start: str) -> None:
     """In a listing of iptables, the tables of ip6tables follow."""
     party = Party("fd00:10:244:1::2", "default/web", "worker")
-    (rule,) = kernel_rules(listings, "worker", ALLOWED, party)
+    (rule,) = kernel_rules(listings, "worker", ALLOWED, party, HTTP)
     assert rule.chain.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("rule", "matched"),
+    [
+        ("ip saddr @pods-1 accept", [HTTP, DNS, PING]),
+        ("tcp dport 80 accept", [HTTP]),
+        ("tcp dport { 53, 79-81 } accept", [HTTP]),
+        ("tcp dport 443 accept", []),
+        ("meta l4proto udp accept", [DNS]),
+        ("meta l4proto != udp drop", [HTTP, PING]),
+        ("meta l4proto 47 accept", []),
+        ("meta l4proto ipv6-icmp accept", [PING]),
+        ("icmp type echo-request accept", [PING]),
+        ("udp sport . udp dport { 5 . 53 } accept", [DNS]),
+        ("ip daddr . meta l4proto . th dport @port-http-udp drop", [DNS]),
+        ("ip daddr . meta l4proto . th dport != @port-http-udp drop", [HTTP, DNS, PING]),
+        ("-A x -p tcp -m multiport --dports 53,79:81 -j DROP", [HTTP]),
+        ("-A x -p tcp -m multiport ! --dports 80 -j DROP", [HTTP]),
+        ("-A x ! -p udp -j DROP", [HTTP, PING]),
+        ("-A x -p icmp -m icmp --icmp-type 8 -j DROP", [PING]),
+        ("-A x -m set --match-set cali40n:udp-dns dst,dst -j DROP", [DNS]),
+        ("-A x -m set ! --match-set cali40n:udp-dns dst,dst -j DROP", [HTTP, DNS, PING]),
+    ],
+)
+def test_rules_of_other_protocols_and_ports_are_left_out(rule: str, matched: list[Traffic]) -> None:
+    """The comment of a rule is no match, whatever the name of the policy."""
+    comment = '"default/p Ingress rule 0"'
+    backend, text = (
+        "nftables",
+        f"table ip x {{\n\tchain c {{\n\t\t{rule} comment {comment}\n\t}}\n}}",
+    )
+    if rule.startswith("-A"):
+        backend, text = "iptables", f"*filter\n{rule} -m comment --comment {comment}\nCOMMIT"
+    found = [
+        traffic
+        for traffic in (HTTP, DNS, PING)
+        if kernel_rules({backend: text}, "worker", ALLOWED, SUBJECT, traffic)
+    ]
+    assert found == matched
+
+
+ENTRIES = """\
+cilium_lxc 10.244.1.2: endpoint 0000002a (default/web) mac 02:00:00:00:00:01
+cilium_policed 0000002a ingress: policies 00000000000000b1
+cilium_ipcache 10.244.1.3/32: identity 300
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 80/TCP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 80-87/SCTP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 UDP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 8/ICMP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 3/ICMP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress every other identity: denied "default/p Ingress"
+"""
+
+
+@pytest.mark.parametrize(
+    ("traffic", "shown"),
+    [
+        (HTTP, ["80/TCP"]),
+        (DNS, ["UDP"]),
+        (PING, ["8/ICMP"]),
+        (Traffic("SCTP", 85), ["80-87/SCTP"]),
+        (Traffic("TCP", 443), ["identity"]),
+    ],
+)
+def test_map_entries_of_other_protocols_and_ports_are_left_out(
+    traffic: Traffic, shown: list[str]
+) -> None:
+    """Without an entry of the peer, those of every other identity apply."""
+    _, *found = kernel_rules({"cilium": ENTRIES}, "worker", DENIED, SUBJECT, traffic, [PEER])
+    assert [each.rule.partition(": ")[0].split()[-1] for each in found] == shown
