@@ -78,6 +78,23 @@ def test_a_generated_table_holds_and_fails_after_a_change(lab: Lab, tmp_path: Pa
     )
 
 
+def test_undecided_connections_are_counted(lab: Lab) -> None:
+    """A pod may see the address of one of its nodes in place of a host's. It is not known which."""
+    from_outside = replaced(
+        MISTAKE,
+        (
+            "{app: wbe}",
+            "{app: web}\n  ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]}]",
+        ),
+    )
+    balanced = replaced(service("web"), ("spec:", "spec:\n  type: LoadBalancer"))
+    lab.up(replaced(WEB, (service("web"), balanced)) + from_outside)
+    assert "of them whatever the outcome" in lab.run("check").out
+    table = lab.run("check", "--generate", "-").out
+    assert "# left out: connections whose outcome depends on" in table
+    assert " to lb:default/web\n" in table
+
+
 def test_a_check_without_a_table_connects_to_ports_of_pods(lab: Lab, tmp_path: Path) -> None:
     """A matrix shows the rows and columns that differ, also on a page for a pull request."""
     lab.up(WEB)

@@ -181,6 +181,8 @@ def show(result: Result) -> None:
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{holding} hold", GOOD)]
     untested = sum(verdict.state == "untested" for verdict in verdicts)
+    undecided = sum(verdict.expected == "any" for verdict in verdicts)
+    parts += [paint(f"{undecided} of them whatever the outcome", WARNING)] if undecided else []
     parts += [paint(f"{failing} fail", BAD)] if failing else []
     parts += [paint(f"{untested} not testable", WARNING)] if untested else []
     parts += [paint(part, BAD) for part in count_problems(assessed)]

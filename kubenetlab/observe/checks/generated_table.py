@@ -79,14 +79,14 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
         if isinstance(cell.destination, PodPort)
     }
     results: dict[_Port, dict[str, dict[_Pair, Expected]]] = {}
-    varying = 0
+    varying: dict[str, int] = {}
     for cell in used:
         entry = _destination(cell, groups, connectable)
         if entry is None:
             continue
         port, title, family = entry
         if cell.expected == "any" and isinstance(cell.destination, ServiceTarget):
-            varying += 1
+            varying[title] = varying.get(title, 0) + 1
         elif title != cell.source.title and cell.results[0][1].outcome != "not testable":
             # Not `reject`: hosts limit the rate of the ICMP errors by which they refuse.
             expected: Expected = "allow" if cell.results[0][1].outcome == "answer" else "deny"
@@ -110,7 +110,12 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
         for family, pairs in sorted(by_family.items()):
             lines += _rows(port, family, pairs, groups)
     if varying:
-        lines.append(f"# left out: {varying} connections to Services whose endpoints differ")
+        lines.append(
+            "# left out: connections whose outcome depends on the endpoint, or on the node or the "
+            "address by"
+        )
+        lines.append("# which it is reached:")
+        lines += [f"#   {count} to {title}" for title, count in sorted(varying.items())]
     return "\n".join(lines) + "\n"
 
 
