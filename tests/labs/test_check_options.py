@@ -144,7 +144,10 @@ def test_a_change_of_manifests_is_shown_without_a_lab(tmp_path: Path) -> None:
     )
     (new / "pods.yaml").unlink()
     (old / "pods.yaml").write_text(ISOLATED)
-    assert "the manifests have no pods" in run(*words).err
+    for output in ("table", "text", "json"):
+        refused = run(*words, "-o", output, status=2)
+        assert "has pods, so their policies select nothing" in refused.err + refused.out
+        assert "opens and closes" not in refused.out
     for wrong in (("-o", "html"), ("--generate", "-")):
         assert "--diff" in run(*words, *wrong, status=2).err
     assert "-o text is for --diff" in run("check", "-o", "text", status=2).err

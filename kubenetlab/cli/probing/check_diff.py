@@ -10,7 +10,7 @@ import typer
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, note, print_table
+from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
 
 if TYPE_CHECKING:
@@ -21,29 +21,30 @@ if TYPE_CHECKING:
 def show_changes(old: str, new: str, output: str) -> None:
     """Print the changes between two files or directories of manifests.
 
-    The exit status is 1 if a changed policy has parts that no lab enforces.
+    The exit status is 1 if a changed policy has parts that no lab enforces. Raises UsageError if
+    neither version has pods, and ManifestError.
     """
     from kubenetlab.cli.probing.unenforced_changes import unenforced_changes
+    from kubenetlab.errors import UsageError
     from kubenetlab.observe.changes.changes import compare
 
     (before, has_old_modes), (after, has_new_modes) = _cluster_of(old), _cluster_of(new)
+    if not any(map(_has_user_pods, (before, after))):
+        raise UsageError(
+            f"--diff: neither {old} nor {new} has pods, so their policies select nothing; "
+            "add the pods, or their workloads, to both"
+        )
     changes = compare(before, after, os.getcwd())
     unenforced = unenforced_changes(before, after, has_modes=has_old_modes or has_new_modes)
     if output in ("json", "yaml"):
         print_document(_as_data(changes, unenforced), output)
     else:
-        _print_lines(changes, unenforced, (before, after), is_text=output == "text")
+        _print_lines(changes, unenforced, is_text=output == "text")
     if unenforced:
         raise typer.Exit(1)
 
 
-def _print_lines(
-    changes: list[Change],
-    unenforced: Sequence[str],
-    clusters: Sequence[Cluster],
-    *,
-    is_text: bool,
-) -> None:
+def _print_lines(changes: list[Change], unenforced: Sequence[str], *, is_text: bool) -> None:
     """Print the changes as sentences or as a table, and what no lab enforces."""
     from kubenetlab.observe.changes.words import sentences, summary
 
@@ -55,8 +56,6 @@ def _print_lines(
         echo(summary(changes))
     for message in unenforced:
         echo(f"- Not reliable: {message}." if is_text else f"{paint('✗', BAD)} {message}")
-    if not any(_user_pods(cluster) for cluster in clusters):
-        note("the manifests have no pods: add the workloads, so that policies select something")
 
 
 def _cluster_of(path: str) -> tuple[Cluster, bool]:
@@ -82,7 +81,7 @@ def _cluster_of(path: str) -> tuple[Cluster, bool]:
     return running, manifests.config is not None
 
 
-def _user_pods(cluster: Cluster) -> bool:
+def _has_user_pods(cluster: Cluster) -> bool:
     """Return True if there are pods besides those of the cluster itself."""
     from kubenetlab.api.pods import Pod
 

@@ -77,7 +77,7 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
                 "change": "text: opened or closed",
                 "sources": ["text: target, or group such as all pods in shop"],
                 "destinations": ["text"],
-                "ports": ["text: such as 80/TCP, ping, other TCP ports or all ports"],
+                "ports": ["text: such as 80/TCP, ping, other ports, other UDP ports or all ports"],
                 "before": "text: allowed, denied, partly (of the pods) or absent",
                 "after": "text",
                 "reasons": ["text: policies with file and line"],

@@ -16,6 +16,7 @@ from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.changes.parties import NODES, Group, PolicyTerms, groups_of, terms_of
+from kubenetlab.observe.changes.ports import ConsideredPort, considered_ports, may_change, titles_of
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import (
     DirectionVerdict,
@@ -34,12 +35,9 @@ partly: it depends on the pods; absent: one end is not in that version.
 NEW: Final = "new"
 REMOVED: Final = "removed"
 """Reasons for connections of pods that only one version has."""
-PING: Final = "ping"
-OTHER_PORTS: Final = "other TCP ports"
 ALL_PORTS: Final = "all ports"
 
 _RANK: Final[Mapping[Access, int]] = {"absent": 0, "denied": 0, "partly": 1, "allowed": 2}
-_LAST_PORT: Final = 65535
 
 
 class Change(Struct, frozen=True):
@@ -50,7 +48,7 @@ class Change(Struct, frozen=True):
     """Titles of groups, such as `deploy:shop/web`, `all pods in shop` or `outside 10.0.0.0/8`."""
     destinations: tuple[str, ...]
     ports: tuple[str, ...]
-    """`8080/TCP`, `ping`, `other TCP ports`, or `all ports` alone."""
+    """`8080/TCP`, `ping`, `other ports`, `other UDP ports`, or `all ports` alone."""
     before: Access
     after: Access
     reasons: tuple[str, ...]
@@ -124,55 +122,45 @@ def compare(old: Cluster, new: Cluster, directory: str = "") -> list[Change]:
     terms = terms_of(old).united(terms_of(new))
     before, after = (_Version(cluster, terms, f"{directory}/") for cluster in (old, new))
     groups = {**before.groups, **after.groups}
-    grouped: dict[tuple[str, str, Access, Access, tuple[str, ...]], list[str]] = {}
-    ports_of = {
-        title: list(_traffic(before.groups.get(title), after.groups.get(title), terms))
-        for title in groups
-    }
+    rows: list[Change] = []
     for destination in sorted(groups):
         for source in sorted(groups):
             is_pod = bool(groups[source].namespace or groups[destination].namespace)
             if not (is_pod and groups[source].is_given):
                 continue
-            for port, traffic in ports_of[destination]:
-                first = before.decision(source, destination, traffic)
-                second = after.decision(source, destination, traffic)
-                if first is None or second is None:  # a pod that becomes several, for example
-                    continue
-                if _RANK[first.access] != _RANK[second.access]:
-                    reasons = tuple(_reasons(first, second, before, after))
-                    key = (source, destination, first.access, second.access, reasons)
-                    grouped.setdefault(key, []).append(port)
-    rows = [
-        Change(
-            "opened" if _RANK[second] > _RANK[first] else "closed",
-            (source,),
-            (destination,),
-            (ALL_PORTS,) if len(ports) == len(ports_of[destination]) else tuple(ports),
-            first,
-            second,
-            reasons,
-            len(ports),
-        )
-        for (source, destination, first, second, reasons), ports in grouped.items()
-    ]
+            rows += _changes(source, destination, before, after)
     return _merged(rows, groups)
 
 
-def _traffic(
-    old: Group | None, new: Group | None, terms: PolicyTerms
-) -> Iterator[tuple[str, Traffic]]:
-    """Yield the traffic to consider for a destination, each with its title."""
-    versions = [group for group in (old, new) if group is not None]
-    served = {port for group in versions for port in group.ports}
-    ports = served if versions[0].namespace else terms.ports
-    for protocol, port in sorted(ports, key=lambda pair: (pair[1], pair[0])):
-        if protocol in ("TCP", "UDP", "SCTP"):
-            yield f"{port}/{protocol}", Traffic(protocol, port)  # type: ignore[arg-type]
-    used = {port for protocol, port in (*terms.ports, *served) if protocol == "TCP"}
-    other = next(port for port in range(_LAST_PORT, 0, -1) if port not in used)
-    yield OTHER_PORTS, Traffic("TCP", other)
-    yield PING, Traffic("ICMP")
+def _changes(source: str, destination: str, before: _Version, after: _Version) -> Iterator[Change]:
+    """Yield the changes between two groups, those of all ports with the same reason together."""
+    pairs = [
+        (version.groups.get(source), version.groups.get(destination)) for version in (before, after)
+    ]
+    if not any(map(may_change, pairs)):
+        return
+    ports = considered_ports(pairs)
+    grouped: dict[tuple[Access, Access, tuple[str, ...]], list[ConsideredPort]] = {}
+    for port in ports:
+        first = before.decision(source, destination, port.traffic)
+        second = after.decision(source, destination, port.traffic)
+        if first is None or second is None:  # a pod that becomes several, for example
+            continue
+        if _RANK[first.access] != _RANK[second.access]:
+            reasons = tuple(_reasons(first, second, before, after))
+            grouped.setdefault((first.access, second.access, reasons), []).append(port)
+    for (old, new, reasons), same in grouped.items():
+        titles = titles_of(same, ports)
+        yield Change(
+            "opened" if _RANK[new] > _RANK[old] else "closed",
+            (source,),
+            (destination,),
+            (ALL_PORTS,) if len(same) == len(ports) else titles,
+            old,
+            new,
+            reasons,
+            len(titles),
+        )
 
 
 # --- reasons ---

@@ -4,7 +4,8 @@ Pods of a workload are one group, so that the groups of two versions can be comp
 pods have other names and addresses. Of equal pods in a group, only one or two are looked at.
 
 Addresses outside of the cluster are divided at the bounds of all ranges that policies name, of both
-versions: policies cannot distinguish the addresses of a part.
+versions: policies cannot distinguish the addresses of a part. External hosts that policies mean by
+their names are groups of their own.
 """
 
 from __future__ import annotations
@@ -12,23 +13,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import reduce
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.api.calico.policies import GlobalNetworkSet, NetworkSet, port_range
+from kubenetlab.api.calico.policies import GlobalNetworkSet, NetworkSet
 from kubenetlab.api.calico.selectors import labels_in, parse_selector, selector_fault
 from kubenetlab.api.core import Node
 from kubenetlab.api.kinds import POLICY_KINDS, find_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_cidr_group import CiliumCIDRGroup
-from kubenetlab.api.policies.cilium_labels import split_key
+from kubenetlab.api.policies.cilium_labels import matches_host_name, split_key
+from kubenetlab.api.policies.cluster_network_policy import matches_domain
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values.ip import is_address, is_part, range_of
 from kubenetlab.observe.policies.model import Party
+from kubenetlab.observe.policies.policy_ports import (
+    NO_PORTS,
+    PolicyPorts,
+    PortRange,
+    RulePorts,
+    mappings_in,
+)
 from kubenetlab.observe.targets.grammar import PREFIX_OF, pod_title
 
 Network = IPv4Network | IPv6Network
@@ -51,40 +61,45 @@ class Group(Struct, frozen=True):
     """Namespace of the pods; empty for other parties."""
     parties: tuple[Party, ...]
     """Parties that represent the group: all that policies can distinguish."""
-    ports: tuple[tuple[str, int], ...] = ()
-    """(protocol, port) pairs on which the pods listen."""
+    ports: frozenset[PortRange] = frozenset()
+    """Ports that the pods declare, or on which an external host serves."""
+    ingress: RulePorts = NO_PORTS
+    """Ports in the rules of policies for connections to the pods."""
+    egress: RulePorts = NO_PORTS
+    """Ports in the rules of policies for connections from the pods."""
     is_given: bool = True
     """False for pods that no manifest contains, such as CoreDNS."""
 
 
 class PolicyTerms(Struct, frozen=True):
-    """Values in policies by which they distinguish parties and ports."""
+    """Values in policies by which they distinguish parties."""
 
     labels: AbstractSet[str]
     """Keys of labels of pods."""
     ranges: tuple[Network, ...]
     """Ranges of addresses, without repetition."""
-    ports: AbstractSet[tuple[str, int]]
-    """(protocol, port) pairs, with the first and the last one of ranges."""
+    hosts: Mapping[str, tuple[str, ...]]
+    """External hosts that policies mean by their names → their addresses."""
 
     def united(self, other: PolicyTerms) -> PolicyTerms:
         """Return the values of two versions."""
         ranges = dict.fromkeys((*self.ranges, *other.ranges))
-        return PolicyTerms(self.labels | other.labels, tuple(ranges), self.ports | other.ports)
+        hosts = {**self.hosts, **other.hosts}
+        return PolicyTerms(self.labels | other.labels, tuple(ranges), hosts)
 
 
 def terms_of(cluster: Cluster) -> PolicyTerms:
     """Return the values that the policies of a cluster contain, of whatever kind."""
     labels: set[str] = set()
     ranges: dict[Network, None] = {}
-    ports: set[tuple[str, int]] = set()
+    patterns: list[Mapping[str, object]] = []
     for kind in POLICY_KINDS:
         for policy in cluster.all(kind):
             document = msgspec.to_builtins(policy)
-            for fields in _mappings([document.get("spec"), document.get("specs")]):
+            for fields in mappings_in([document.get("spec"), document.get("specs")]):
                 labels |= _label_keys(fields)
                 ranges |= dict.fromkeys(_ranges(fields))
-                ports |= _ports(fields)
+                patterns.append(fields)
     sets: list[NetworkSet | GlobalNetworkSet] = [
         *cluster.all(NetworkSet),
         *cluster.all(GlobalNetworkSet),
@@ -92,18 +107,12 @@ def terms_of(cluster: Cluster) -> PolicyTerms:
     nets = [net for networks in sets for net in networks.spec.nets]
     nets += [cidr for group in cluster.all(CiliumCIDRGroup) for cidr in group.spec.external_cidrs]
     ranges |= {range_: None for net in nets if (range_ := range_of(net))}
-    return PolicyTerms(labels, tuple(ranges), ports)
-
-
-def _mappings(value: object) -> Iterator[Mapping[str, object]]:
-    """Yield all mappings inside a document, and the document itself."""
-    if isinstance(value, Mapping):
-        yield value
-        for inner in value.values():
-            yield from _mappings(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _mappings(inner)
+    hosts = {
+        host.name: host.addresses(cluster.config.networking.versions)
+        for host in cluster.config.external
+        if any(_means_host(fields, host.name) for fields in patterns)
+    }
+    return PolicyTerms(labels, tuple(ranges), hosts)
 
 
 def _label_keys(fields: Mapping[str, object]) -> set[str]:
@@ -129,23 +138,15 @@ def _ranges(fields: Mapping[str, object]) -> Iterator[Network]:
                 yield range_
 
 
-def _ports(fields: Mapping[str, object]) -> set[tuple[str, int]]:
-    """Return the ports in a field of any kind of policy, for the protocols that it may mean."""
-    protocol = fields.get("protocol")
-    has_protocol = isinstance(protocol, str) and protocol != "ANY"
-    protocols = [str(protocol)] if has_protocol else ["TCP", "UDP", "SCTP"]
-    values = [fields.get(name) for name in ("port", "endPort", "number", "start", "end")]
-    for name in ("ports", "notPorts"):
-        entries = fields.get(name)
-        for entry in entries if isinstance(entries, list | tuple) else ():
-            if isinstance(entry, int | str) and (limits := port_range(entry)) is not None:
-                values += limits
-    numbers = {
-        int(value)
-        for value in values
-        if isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
-    }
-    return {(each, number) for each in protocols for number in numbers if number}
+def _means_host(fields: Mapping[str, object], name: str) -> bool:
+    """Return True if a field of a policy is the name of a host, or a pattern that matches it."""
+    domains, selectors = fields.get("domainNames"), fields.get("toFQDNs")
+    if isinstance(domains, list | tuple):
+        return any(matches_domain(str(each), name) for each in domains)
+    return isinstance(selectors, list | tuple) and any(
+        matches_host_name(each.get("matchName", ""), each.get("matchPattern", ""), name)
+        for each in selectors
+    )
 
 
 def groups_of(cluster: Cluster, terms: PolicyTerms) -> dict[str, Group]:
@@ -159,8 +160,17 @@ def groups_of(cluster: Cluster, terms: PolicyTerms) -> dict[str, Group]:
             owner = _owner(cluster, pod)
             is_given = (owner.kind, *owner.key) in cluster.given
             pods.setdefault((pod.namespace, _title(owner), is_given), []).append(pod)
+    rules = PolicyPorts(cluster)
     groups = [
-        Group(title, namespace, tuple(_representatives(members, terms)), _served(members), is_given)
+        Group(
+            title,
+            namespace,
+            tuple(_representatives(members, terms)),
+            _served(members),
+            _united(rules.of(pod.full_name, "Ingress") for pod in members),
+            _united(rules.of(pod.full_name, "Egress") for pod in members),
+            is_given,
+        )
         for (namespace, title, is_given), members in sorted(pods.items())
     ]
     nodes = [Party(node.addresses[0], node=node.name) for node in cluster.all(Node)]
@@ -204,18 +214,34 @@ def _representatives(pods: Sequence[Pod], terms: PolicyTerms) -> Iterator[Party]
             yield Party(pod.addresses[0], pod.full_name, pod.spec.node_name)
 
 
-def _served(pods: Iterable[Pod]) -> tuple[tuple[str, int], ...]:
+def _served(pods: Iterable[Pod]) -> frozenset[PortRange]:
     """Return the ports that the containers of a group declare."""
-    return tuple(
-        sorted(
-            {
-                (port.protocol, port.container_port)
-                for pod in pods
-                for container in pod.spec.long_running_containers
-                for port in container.ports
-            }
-        )
+    return frozenset(
+        PortRange(port.protocol, port.container_port, port.container_port)
+        for pod in pods
+        for container in pod.spec.long_running_containers
+        for port in container.ports
     )
+
+
+def _united(rules: Iterable[RulePorts]) -> RulePorts:
+    return reduce(RulePorts.united, rules, NO_PORTS)
+
+
+def _named_hosts(cluster: Cluster, terms: PolicyTerms, version: int) -> Iterator[Group]:
+    """Yield the external hosts that policies mean by their names.
+
+    A host that only the other version declares has no name in this one.
+    """
+    own = {host.name: host for host in cluster.config.external}
+    for name, former in terms.hosts.items():
+        host = own.get(name)
+        addresses = host.addresses((version,)) if host is not None else former
+        ports = host.ports if host is not None else ()
+        for address in addresses:
+            if ip_address(address).version == version:
+                served = frozenset(PortRange("TCP", port, port) for port in ports)
+                yield Group(f"ext:{name}", "", (Party(address),), served)
 
 
 def _outside(cluster: Cluster, terms: PolicyTerms) -> Iterator[Group]:
@@ -227,7 +253,10 @@ def _outside(cluster: Cluster, terms: PolicyTerms) -> Iterator[Group]:
         *cluster.config.node_networks,
     )
     version = networking.versions[0]
+    hosts = list(_named_hosts(cluster, terms, version))
+    yield from hosts
     named = [range_ for range_ in terms.ranges if range_.version == version]
+    inside += tuple(ip_network(party.address) for host in hosts for party in host.parties)
     for range_ in sorted({*named, _EVERYWHERE[version]}):
         narrower = [each for each in named if each != range_ and is_part(each, range_)]
         holes = [*narrower, *(each for each in inside if each.version == version)]

@@ -42,11 +42,11 @@ class NamedHost(Struct, frozen=True):
 class PolicyMembers:
     """Members of the selectors and ranges of policies in one lab."""
 
-    def __init__(self, cluster: Cluster, seen: Inspection) -> None:
+    def __init__(self, cluster: Cluster, seen: Inspection | None = None) -> None:
         """Prepare the members.
 
         cluster: pods with a network of their own are members, others are not.
-        seen: document of `inspect`, for nodes and hosts outside.
+        seen: document of `inspect`, for nodes and hosts outside; without it, there are only pods.
         """
         self._subjects = Subjects(cluster)
         self._calico = CalicoRules(cluster, self._subjects)
@@ -124,6 +124,8 @@ class PolicyMembers:
     def _hosts(self) -> Iterator[tuple[str, Iterable[str]]]:
         for pod in self._pods():
             yield pod.full_name, pod.addresses
+        if self._seen is None:
+            return
         for node in self._seen["nodes"]:
             yield f"node:{node['name']}", node["addresses"]
         for host in self._seen["external"]:

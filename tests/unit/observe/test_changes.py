@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 import tests.examples  # noqa: F401
 from kubenetlab.api.pods import Pod
@@ -186,6 +187,91 @@ def test_a_dual_stack_cluster_is_compared_by_its_primary_family() -> None:
     assert [row[0] for row in rows(old, new)] == ["closed"]
 
 
+def _db(ports: str) -> str:
+    """Return a policy that allows connections from web to some ports of db."""
+    return policy(
+        "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: "
+        f"{{matchLabels: {{app: web}}}}}}], ports: [{ports}]}}]}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "closed", "opened"),
+    [
+        ("{port: 7000}", "{port: 7001}", "7000/TCP", "7001/TCP"),
+        ("{port: 7000, endPort: 7099}", "{port: 7000, endPort: 7020}", "7021-7099/TCP", ""),
+        ("{port: 7000}", "{port: 7000}, {port: 53, protocol: UDP}", "", "53/UDP"),
+        ("{port: 7000}", "{port: 7000}, {protocol: SCTP}", "", "other SCTP ports"),
+        ("{protocol: TCP}", "{protocol: UDP}", "5432/TCP, other TCP ports", "other UDP ports"),
+        ("{port: 1, endPort: 65535}", "{protocol: TCP}", "", ""),
+        ("{port: 5432}", "{port: http}", "5432/TCP", ""),
+        ("{port: 7000}, {port: 7001}", "{port: 7000, endPort: 7001}", "", ""),
+    ],
+)
+def test_ports_that_only_policies_name_are_shown(
+    old: str, new: str, closed: str, opened: str
+) -> None:
+    """No container declares them; ports that policies do not distinguish are one entry."""
+    changes = compare(cluster(_db(old)), cluster(_db(new)))
+    shown = {change.change: ", ".join(change.ports) for change in changes}
+    assert shown == {
+        kind: ports for kind, ports in (("closed", closed), ("opened", opened)) if ports
+    }
+    assert {(change.sources, change.destinations) for change in changes} <= {
+        (("deploy:shop/web",), ("sts:shop/db",))
+    }
+
+
+HOSTS = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+external:
+- {name: api.github.com, address: 198.51.100.20, ports: [443]}
+- {name: www.example.org, address: 198.51.100.30}
+---
+"""
+DOMAIN = """\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {{name: names}}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {{namespaces: {{matchLabels: {{team: shop}}}}}}
+  egress:
+  - {{action: Accept, to: [{{domainNames: ["{}"]}}]}}
+  - {{action: Deny, to: [{{networks: [0.0.0.0/0]}}]}}
+---
+"""
+FQDN = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: names, namespace: shop}}
+spec:
+  endpointSelector: {{}}
+  egress:
+  - toFQDNs: [{{matchPattern: "{}"}}]
+    toPorts: [{{ports: [{{port: "443"}}]}}]
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("template", "ports"), [(DOMAIN, ("all ports",)), (FQDN, ("443/TCP", "443/UDP", "443/SCTP"))]
+)
+def test_names_of_external_hosts_are_resolved(template: str, ports: tuple[str, ...]) -> None:
+    """Hosts that policies mean by their names are named as targets."""
+    old, new = (
+        cluster(HOSTS + template.format(name)) for name in ("api.github.com", "*.example.org")
+    )
+    changes = compare(old, new)
+    assert {(change.change, change.sources, change.destinations) for change in changes} == {
+        ("closed", ("all pods in shop",), ("ext:api.github.com",)),
+        ("opened", ("all pods in shop",), ("ext:www.example.org",)),
+    }
+    assert {frozenset(change.ports) for change in changes} == {frozenset(ports)}
+
+
 def _changed(change: Change) -> set[tuple[str, str, str]]:
     """Return the pairs of pods and ports of a change."""
     members = {f"all pods in {name.partition('/')[0]}": set[str]() for name in NAMES}
@@ -234,3 +320,54 @@ def test_changes_are_those_of_all_verdicts(
     for change in compare(versions[0], versions[1]):
         found[change.change] |= _changed(change)
     assert found == expected
+
+
+BESIDE = (1, 52, 53, 54, 78, 79, 80, 81, 100, 101, 8079, 8080, 8081, 65535)
+"""Ports that random policies name, and those beside them."""
+
+
+def _is_shown(change: Change, traffic: Traffic) -> bool:
+    """Return True if a change names a port, or has other ports of its protocol."""
+    for title in change.ports:
+        numbers, _, protocol = title.partition("/")
+        first, _, last = numbers.partition("-")
+        if title in ("all ports", "other ports", f"other {traffic.protocol} ports") or (
+            protocol == traffic.protocol and int(first) <= traffic.port <= int(last or first)
+        ):
+            return True
+    return False
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(POLICIES, max_size=3), st.data())
+def test_each_verdict_that_changes_is_shown(
+    old: list[dict[str, object]], data: st.DataObject
+) -> None:
+    """Whatever the port and its protocol, if one policy of several is replaced."""
+    index = data.draw(st.integers(0, len(old)))
+    new = [*old[:index], data.draw(POLICIES), *old[index + 1 :]]
+    versions = [with_policies(policies) for policies in (old, new)]
+    evaluators = [Evaluator(each) for each in versions]
+    pods = {pod.full_name: pod for pod in CLUSTER.all(Pod)}
+    parties = {
+        name: Party(pods[name].addresses[0], name, pods[name].spec.node_name) for name in NAMES
+    }
+    shown = [
+        (change, {pair[:2] for pair in _changed(_on_all_ports(change))})
+        for change in compare(versions[0], versions[1])
+    ]
+    for pair in permutations(NAMES, 2):
+        for traffic in (Traffic(each, port) for each in ("TCP", "UDP", "SCTP") for port in BESIDE):
+            before, after = (
+                each.verdict(parties[pair[0]], parties[pair[1]], traffic).is_allowed
+                for each in evaluators
+            )
+            kind = "opened" if after else "closed"
+            assert before == after or any(
+                change.change == kind and pair in pairs and _is_shown(change, traffic)
+                for change, pairs in shown
+            )
+
+
+def _on_all_ports(change: Change) -> Change:
+    return structs.replace(change, ports=("all ports",))
