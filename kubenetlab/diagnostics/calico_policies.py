@@ -12,11 +12,15 @@ from kubenetlab.api.calico.policies import (
     CALICO_POLICY_KINDS,
     DEFAULT_TIER,
     ENDS,
+    PROTOCOLS,
     CalicoPolicy,
+    CalicoRule,
     GlobalNetworkPolicy,
     Tier,
+    port_range,
 )
 from kubenetlab.api.calico.selectors import labels_in, parse_selector
+from kubenetlab.api.containers import MAX_PORT
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import DIRECTIONS
@@ -28,7 +32,7 @@ from kubenetlab.datapath.policy.calico_labels import (
     namespace_labels,
     subject_selector,
 )
-from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Flow, Scope
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
 
@@ -51,8 +55,9 @@ def check_calico_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
                     "Calico refuses such a policy"
                 )
                 yield Diagnostic.of(policy, NOT_ENFORCED, ("spec", "tier"), message, scope=scope)
-            for path, effect in (*_of_hosts(policy), *_of_accounts(policy), *_of_requests(policy)):
+            for path, effect in (*_of_hosts(policy), *_of_accounts(policy)):
                 yield Diagnostic.of(policy, NOT_ENFORCED, path, f"{_CLUSTER} {effect}", scope=scope)
+            yield from _of_requests(policy, scope)
 
 
 def calico_scope(cluster: Cluster, policy: CalicoPolicy) -> Scope:
@@ -103,12 +108,28 @@ def _of_accounts(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
             yield path, "service accounts have labels"
 
 
-def _of_requests(policy: CalicoPolicy) -> Iterator[tuple[Path, str]]:
-    """Yield (path, effect) of the matches of HTTP requests, whose rules are left out."""
-    for direction in DIRECTIONS:
+def _of_requests(policy: CalicoPolicy, scope: Scope) -> Iterator[Diagnostic]:
+    """Yield a diagnostic for each match of HTTP requests, whose rules are left out.
+
+    scope: connections of the pods to which the policy applies.
+    """
+    for direction in policy.directions:
+        subjects = scope.into if direction == "Ingress" else scope.out_of
         for index, rule in enumerate(policy.spec.rules(direction)):
             if rule.http is not None:
-                yield (
+                yield Diagnostic.of(
+                    policy,
+                    NOT_ENFORCED,
                     ("spec", direction.lower(), index, "http"),
-                    "the rule allows some HTTP requests; the lab leaves the rule out",
+                    f"{_CLUSTER} the rule allows some HTTP requests; the lab leaves the rule out",
+                    scope=Scope(flows=(Flow(direction, subjects, ports=_ports(rule)),)),
                 )
+
+
+def _ports(rule: CalicoRule) -> tuple[tuple[str, int, int], ...] | None:
+    """Return (protocol, first, last port) that a rule can match; None for all protocols."""
+    if rule.protocol_number != PROTOCOLS["TCP"]:
+        return None
+    ranges = [port_range(port) for port in rule.destination.ports]
+    everything = (0, MAX_PORT)
+    return tuple(("TCP", *(each or everything)) for each in ranges or [everything])

@@ -7,8 +7,12 @@ proxy. A policy of a kind that the policy engine does not know is reported as a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
+from msgspec import structs
+
+from kubenetlab.api.containers import MAX_PORT
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_labels import (
@@ -33,16 +37,25 @@ from kubenetlab.api.policies.cilium_rules import (
     AnyCiliumRule,
     CiliumSection,
     cidr_rules,
+    has_traffic,
+    icmp_fields,
+    numbers_of,
+    ports,
+    protocols_of,
     sections,
     specifications,
 )
+from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
-from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.datapath.policy.cilium_peers import CiliumObjects, cilium_objects, peers_of
+from kubenetlab.datapath.policy.members import selected_pods
+from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Flow, Scope
 from kubenetlab.diagnostics.policy_shadows import single_values
 from kubenetlab.diagnostics.templates import Templates
 
+_AllowingRule = CiliumIngressRule | CiliumEgressRule
 _CLUSTER = "not enforced by this lab, although in a cluster"
 
 
@@ -50,6 +63,7 @@ def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
     """Yield a diagnostic for each field of Cilium's policies that is not enforced."""
     enforced = enforced_kinds_of(cluster)
     policies = [policy for kind in CILIUM_KINDS if kind in enforced for policy in cluster.all(kind)]
+    flows_of = _Flows(cluster)
     pods_with_dns_rules = {
         pod
         for policy in policies
@@ -70,14 +84,21 @@ def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
         for section in sections(policy):
             pods = _subjects(cluster, policy, section.rule)
             scope = Scope(into=pods) if section.direction == "Ingress" else Scope(out_of=pods)
-            for path, effect in _unenforced(section):
+            for path, effect in _peer_fields(section):
                 yield Diagnostic.of(policy, NOT_ENFORCED, path, f"{_CLUSTER} {effect}", scope=scope)
+            for path, effect, narrowed in _narrowing_fields(section):
+                flows = [flows_of.rule(policy, section.direction, narrowed, pods)]
+                if path[-2:] == ("rules", "dns"):
+                    flows += flows_of.names(policies, pods)
+                message = f"{_CLUSTER} {effect}"
+                own = Scope(flows=tuple(flows))
+                yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=own)
             for path, reason in _unknown_names(cluster, section):
                 message = f"not enforced by this lab, although a cluster allows it: {reason}"
                 yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=scope)
             unlearned = tuple(pod for pod in pods if pod not in pods_with_dns_rules)
             if unlearned:
-                yield from _unlearned_names(policy, section, unlearned)
+                yield from _unlearned_names(policy, section, unlearned, flows_of)
 
 
 def cilium_scope(cluster: Cluster, policy: CiliumPolicy) -> Scope:
@@ -113,8 +134,11 @@ def _subjects(cluster: Cluster, policy: CiliumPolicy, rule: CiliumRule) -> tuple
     )
 
 
-def _unenforced(section: CiliumSection) -> Iterator[tuple[Path, str]]:
-    """Yield (path, effect in a cluster) of each field of a section that is not enforced."""
+def _peer_fields(section: CiliumSection) -> Iterator[tuple[Path, str]]:
+    """Yield (path, effect in a cluster) of each field about peers that is not enforced.
+
+    A rule may match more connections in a cluster, or fields of one rule concern other rules.
+    """
     for index, rule in enumerate(section.rules):
         path: Path = (*section.path, index)
         for field, value in _requirements(rule).items():
@@ -125,11 +149,23 @@ def _unenforced(section: CiliumSection) -> Iterator[tuple[Path, str]]:
                 yield (*path, field), "the addresses of the groups are peers"
         yield from _negative_selectors(rule, path)
         yield from _excluded_entities(rule, path)
+
+
+def _narrowing_fields(section: CiliumSection) -> Iterator[tuple[Path, str, _AllowingRule]]:
+    """Yield (path, effect, rule) of each field that is not enforced and restricts one rule.
+
+    The rule has only the ports that the field concerns. Connections that it does not match are the
+    same in a cluster.
+    """
+    for index, rule in enumerate(section.rules):
+        path: Path = (*section.path, index)
         if isinstance(rule, CiliumIngressRule | CiliumEgressRule):
             if rule.authentication is not None and rule.authentication.mode != "disabled":
-                yield (*path, "authentication"), "both ends must authenticate"
+                yield (*path, "authentication"), "both ends must authenticate", rule
             for number, entry in enumerate(rule.to_ports):
-                yield from _layer_7(entry, (*path, "toPorts", number))
+                of_entry = structs.replace(rule, to_ports=(entry,))
+                for field, effect in _layer_7(entry, (*path, "toPorts", number)):
+                    yield field, effect, of_entry
 
 
 def _requirements(rule: AnyCiliumRule) -> dict[str, object]:
@@ -204,7 +240,7 @@ def _unknown_names(cluster: Cluster, section: CiliumSection) -> Iterator[tuple[P
 
 
 def _unlearned_names(
-    policy: CiliumPolicy, section: CiliumSection, pods: tuple[str, ...]
+    policy: CiliumPolicy, section: CiliumSection, pods: tuple[str, ...], flows_of: _Flows
 ) -> Iterator[Diagnostic]:
     """Yield a diagnostic for names of which Cilium would not learn the addresses."""
     for index, rule in enumerate(section.rules):
@@ -216,5 +252,71 @@ def _unlearned_names(
                 f"{_CLUSTER} no address is learned for the names: no rule with rules.dns sends "
                 f"the DNS requests of {pods[0]} to Cilium's proxy",
                 'add toPorts with port 53 and rules: {dns: [{matchPattern: "*"}]}',
-                scope=Scope(out_of=pods),
+                scope=Scope(flows=(flows_of.rule(policy, "Egress", rule, pods),)),
             )
+
+
+class _Flows:
+    """Connections that rules of Cilium's policies match, without the fields not enforced."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def rule(
+        self,
+        policy: CiliumPolicy,
+        direction: Direction,
+        rule: AnyCiliumRule,
+        subjects: tuple[str, ...],
+    ) -> Flow:
+        """Return the connections of the subjects that a rule matches."""
+        traffic = tuple(self._traffic(rule)) if has_traffic(rule) else None
+        peers = list(peers_of(policy, rule, self._objects))
+        if any(each.is_any for each in peers):
+            return Flow(direction, subjects, ports=traffic)
+        groups = [group for each in peers for group in each.groups]
+        ranges = tuple(cidr for each in peers for cidr in each.ranges)
+        members = (pod for group in groups for pod in selected_pods(self._cluster, group))
+        pods = tuple(dict.fromkeys(pod.full_name for pod in members))
+        return Flow(direction, subjects, pods, ranges, traffic)
+
+    def names(self, policies: Sequence[CiliumPolicy], pods: tuple[str, ...]) -> Iterator[Flow]:
+        """Yield the connections of pods to names, whose addresses Cilium learns from requests."""
+        for policy in policies:
+            for section in sections(policy):
+                for rule in section.rules:
+                    if isinstance(rule, CiliumEgressRule) and rule.to_fqdns:
+                        subjects = set(_subjects(self._cluster, policy, section.rule))
+                        common = tuple(pod for pod in pods if pod in subjects)
+                        yield self.rule(policy, "Egress", rule, common)
+
+    def _traffic(self, rule: AnyCiliumRule) -> Iterator[tuple[str, int, int]]:
+        """Yield (protocol, first, last port) of a rule. A name means the ports of all pods."""
+        if any(icmp_fields(rule)):
+            yield "ICMP", 0, MAX_PORT
+        for entry in rule.to_ports:
+            if not entry.ports:
+                yield from ((protocol, 0, MAX_PORT) for protocol in ("TCP", "UDP", "SCTP"))
+        for each in ports(rule):
+            limits = numbers_of(each)
+            for protocol in protocols_of(each):
+                if limits is not None:
+                    yield protocol, *limits
+                else:
+                    numbers = self._numbers.get((each.port.lower(), protocol), ())
+                    yield from ((protocol, number, number) for number in numbers)
+
+    @cached_property
+    def _objects(self) -> CiliumObjects:
+        return cilium_objects(self._cluster)
+
+    @cached_property
+    def _numbers(self) -> Mapping[tuple[str, str], Sequence[int]]:
+        """(name, protocol) → ports of containers that have the name."""
+        numbers: dict[tuple[str, str], dict[int, None]] = {}
+        for pod in self._cluster.all(Pod):
+            for container in pod.spec.long_running_containers:
+                for port in container.ports:
+                    key = port.name.lower(), port.protocol
+                    numbers.setdefault(key, {})[port.container_port] = None
+        return {key: tuple(each) for key, each in numbers.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import format_path
@@ -33,6 +35,69 @@ class Connection(Struct, frozen=True):
     """Port of the target, for a node port that of its Service; 0 for a ping."""
     is_from_outside: bool = False
     """True if the connection comes from outside of the cluster."""
+    has_node_address: bool = False
+    """True if the source is a node, or a pod with hostNetwork."""
+    protocol: str = ""
+    """ICMP, TCP, UDP or SCTP; empty if it is not known."""
+    ports: AbstractSet[int] = frozenset()
+    """Ports that the packets may have on their way; empty if they are not known."""
+    addresses: AbstractSet[str] = frozenset()
+    """Addresses that the packets may have on their way; empty if they are not known."""
+    lookup: Connection | None = None
+    """Connection to the name servers that resolve the name of the target."""
+
+
+class Flow(Struct, frozen=True):
+    """Connections that one rule of a policy matches: those that match all of the fields."""
+
+    direction: Direction
+    """Ingress: the subjects are destinations. Egress: they are sources."""
+    subjects: tuple[str, ...]
+    """Pods to which the policy applies."""
+    peers: tuple[str, ...] | None = None
+    """Pods at the other end; None for peers of every kind."""
+    ranges: tuple[str, ...] = ()
+    """Ranges of addresses of peers that are no pods."""
+    ports: tuple[tuple[str, int, int], ...] | None = None
+    """(protocol, first port, last port) of the destination; None for all protocols."""
+
+    def matches(self, connection: Connection) -> bool:
+        """Return True if the rule may match a connection.
+
+        Packets of a pod to its own address do not leave it.
+        """
+        if not connection.services and connection.destinations == {connection.source}:
+            return False
+        if self.ports is not None and not any(
+            connection.protocol in ("", protocol)
+            and (not connection.ports or any(first <= each <= last for each in connection.ports))
+            for protocol, first, last in self.ports
+        ):
+            return False
+        if self.direction == "Ingress":
+            return not connection.destinations.isdisjoint(self.subjects) and self._has_source(
+                connection
+            )
+        return connection.source in self.subjects and self._has_destination(connection)
+
+    def _has_source(self, connection: Connection) -> bool:
+        """Return True if the source is a peer. On the way to a Service, nodes may replace it."""
+        if self.peers is None or connection.source in self.peers:
+            return True
+        is_pod = bool(connection.source) and not connection.has_node_address
+        return bool(self.ranges) and (not is_pod or bool(connection.services))
+
+    def _has_destination(self, connection: Connection) -> bool:
+        if self.peers is None or not connection.destinations.isdisjoint(self.peers):
+            return True
+        return bool(self.ranges) and (
+            not connection.addresses
+            or any(
+                ip_address(address) in network
+                for network in map(ip_network, self.ranges)
+                for address in connection.addresses
+            )
+        )
 
 
 class Scope(Struct, frozen=True):
@@ -50,6 +115,8 @@ class Scope(Struct, frozen=True):
     """Connections from these pods."""
     is_outside_only: bool = False
     """True if only connections from outside of the cluster count."""
+    flows: tuple[Flow, ...] = ()
+    """Connections that rules of policies match."""
 
     def covers(self, connection: Connection) -> bool:
         """Return True if the diagnostic may affect the result of a connection."""
@@ -58,6 +125,12 @@ class Scope(Struct, frozen=True):
             and (
                 connection.source in self.out_of
                 or not connection.name_servers.isdisjoint(self.into)
+                or any(
+                    flow.matches(each)
+                    for flow in self.flows
+                    for each in (connection, connection.lookup)
+                    if each is not None
+                )
             )
         )
 

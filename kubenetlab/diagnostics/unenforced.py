@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from kubenetlab.api.calico.policies import CalicoNetworkPolicy, GlobalNetworkPolicy
 from kubenetlab.api.config import Networking
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
+from kubenetlab.api.kinds import (
+    PLUGIN_KINDS,
+    POLICY_GROUP_KINDS,
+    POLICY_KINDS,
+    qualified_kind,
+    writable,
+)
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector, Resource
@@ -60,6 +66,8 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         effect = None if is_used else effect_of(document)
         if effect is None:
             continue
+        if kind in POLICY_GROUP_KINDS and not any(_referring(cluster, kind)):
+            continue  # without policies it has no effect in a cluster either
         meta = document["metadata"]
         message = f"not enforced by this lab, although {_EFFECTS[effect]}"
         hints = (
@@ -127,10 +135,26 @@ def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
         home = (namespace or "default") if kind.is_namespaced else ""
         policy = cluster.get(kind, home, document["metadata"]["name"])
         return Scope(is_everything=True) if policy is None else _scope_of(cluster, policy)
+    if kind in POLICY_GROUP_KINDS:
+        return _union([_scope(cluster, each, effect) for each in _referring(cluster, kind)])
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
     return Scope(into=pods, out_of=pods)
+
+
+def _referring(cluster: Cluster, kind: type[Resource]) -> Iterator[JsonMapping]:
+    """Yield the policies that may refer to objects of a kind: those of the same CNI plugin."""
+    kinds = [each for each in POLICY_KINDS if PLUGIN_KINDS.get(each) == PLUGIN_KINDS[kind]]
+    return (given.document for given in cluster.given.values() if writable(given.document) in kinds)
+
+
+def _union(scopes: Sequence[Scope]) -> Scope:
+    return Scope(
+        any(scope.is_everything for scope in scopes),
+        into=tuple(dict.fromkeys(pod for scope in scopes for pod in scope.into)),
+        out_of=tuple(dict.fromkeys(pod for scope in scopes for pod in scope.out_of)),
+    )
 
 
 def _scope_of(cluster: Cluster, policy: Resource) -> Scope:

@@ -19,13 +19,16 @@ from kubenetlab.observe.targets.lookups import service_named
 from kubenetlab.observe.targets.resolution import named_places
 
 if TYPE_CHECKING:
-    from kubenetlab.observe.inspection import Inspection
+    from collections.abc import Iterable, Sequence
+
+    from kubenetlab.observe.inspection import InspectedEndpoint, InspectedService, Inspection
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
 
 
 _NAME_SERVERS: Final = "kube-system/kube-dns"
 """Service of the cluster's name servers."""
+_DNS_PORT: Final = 53
 
 
 class _Reached(NamedTuple):
@@ -50,18 +53,18 @@ class Ends:
 
     def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
-        if isinstance(destination, PodPort):
-            pods = frozenset([f"{destination.namespace}/{destination.name}"])
-            return self._connection(source, _Reached("", pods, destination.port))
         if isinstance(destination, ServiceTarget):
-            return self._connection(
-                source,
-                _Reached(f"{destination.namespace}/{destination.name}", port=destination.port),
+            name = f"{destination.namespace}/{destination.name}"
+            reached = (
+                _Reached("", frozenset([name]), destination.port)
+                if isinstance(destination, PodPort)
+                else _Reached(name, port=destination.port)
             )
-        return self._connection(
-            source,
-            _Reached("", frozenset([_name(destination)] if destination.kind == "pod" else [])),
-        )
+            addresses, protocol = (destination.address,), destination.protocol
+            return self._with_traffic(self._connection(source, reached), addresses, protocol)
+        pods = frozenset([_name(destination)] if destination.kind == "pod" else [])
+        connection = self._connection(source, _Reached("", pods))
+        return self._with_traffic(connection, destination.addresses, "ICMP")
 
     def of_row(
         self,
@@ -87,7 +90,46 @@ class Ends:
         name_servers = (
             self._pods_behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
         )
-        return structs.replace(self._connection(source, named, reached), name_servers=name_servers)
+        connection = self._connection(source, named, reached)
+        if address:
+            connection = self._with_traffic(
+                connection, (address,), protocol if port else "ICMP", port or 0
+            )
+        if not is_resolved:
+            return connection
+        lookup = self._connection(source, _Reached(_NAME_SERVERS, port=_DNS_PORT))
+        name_server = self._services.get(_NAME_SERVERS)
+        return structs.replace(
+            connection,
+            name_servers=name_servers,
+            lookup=self._with_traffic(lookup, name_server["cluster_ips"], "")
+            if name_server is not None
+            else lookup,
+        )
+
+    def _with_traffic(
+        self,
+        connection: Connection,
+        addresses: Iterable[str],
+        protocol: str,
+        port: int = 0,
+    ) -> Connection:
+        """Return a connection with its protocol, and the ports and addresses of its packets.
+
+        addresses: those of the target. port: that of the target, if it is not the Service's own.
+        """
+        behind = [
+            endpoint
+            for service in connection.services
+            for endpoint in self._endpoints(service, connection.port)
+        ]
+        ports = {connection.port, port, *(endpoint["port"] for endpoint in behind)} - {0}
+        return structs.replace(
+            connection,
+            protocol=protocol,
+            ports=frozenset(ports),
+            addresses=frozenset((*addresses, *(endpoint["address"] for endpoint in behind))),
+        )
 
     def _named(self, source: Location, target: Target, port: int) -> _Reached:
         """Return the objects that a target names."""
@@ -118,6 +160,18 @@ class Ends:
             return _Reached("", self._pods_at.get(address, frozenset()), port)
         service, own_port = self._node_ports.get((port, protocol), ("", port))
         return _Reached(service, port=own_port)
+
+    def _endpoints(self, service: str, port: int) -> Sequence[InspectedEndpoint]:
+        """Return the endpoints of a port of a Service; those of all ports for an unknown one."""
+        if (entry := self._services.get(service)) is None:
+            return ()
+        names = {each["name"] for each in entry["ports"] if each["port"] == port}
+        own = [each for each in entry["endpoints"] if each["port_name"] in names]
+        return own or entry["endpoints"]
+
+    @cached_property
+    def _services(self) -> dict[str, InspectedService]:
+        return {f"{each['namespace']}/{each['name']}": each for each in self._seen["services"]}
 
     def stable_name(self, place: Location) -> str:
         """Return a name that stays the same when a workload's pods are replaced.
@@ -177,7 +231,12 @@ class Ends:
         )
         source_pod = _name(source) if source.kind == "pod" else ""
         return Connection(
-            source_pod, services, pods, port=reached[-1].port, is_from_outside=source.kind == "ext"
+            source_pod,
+            services,
+            pods,
+            port=reached[-1].port,
+            is_from_outside=source.kind == "ext",
+            has_node_address=source.has_node_address,
         )
 
     def _service_of(self, source: Location, target: Target) -> str:

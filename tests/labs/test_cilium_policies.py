@@ -119,7 +119,14 @@ def test_requests_on_layer_7_fail_a_check(lab: Lab) -> None:
     )
     lab.up(CILIUM + PODS + policy("web", http))
     assert (reached(lab, "stranger"), reached(lab, "shop/friend")) == ([False] * 2, [True] * 2)
-    assert "rules.http" in lab.run("check", status=1).out
+    checked = lab.run("check", "-o", "json", status=1).json
+    (field,) = [each for each in checked["diagnostics"] if "rules.http" in each["path"]]
+    assert field["affects"]
+    assert {each.partition(" → ")[0] for each in field["affects"]} == {"pod/shop/friend"}
+    assert all("shop/web:8080/TCP" in each for each in field["affects"])
+    assert "rules.http" in lab.run("ping", "shop/friend", "shop/web", "--tcp", "8080", status=1).out
+    lab.run("ping", "stranger", "shop/web", "--tcp", "8080")
+    lab.run("ping", "shop/friend", "shop/web")
     described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
     assert "Not Enforced:\n  spec.ingress[0].toPorts[0].rules.http: not enforced" in described
 

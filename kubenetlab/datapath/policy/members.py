@@ -5,7 +5,7 @@ When one pod changes, each selector is compared with this pod alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import msgspec
@@ -203,6 +203,30 @@ def _members_by_expression(
             for key, (_, pod) in changes.items()
         }
     )
+
+
+def selected_pods(cluster: Cluster, group: PodGroup) -> Iterator[Pod]:
+    """Yield the pods of a group, also those without addresses."""
+    if group.expression is not None:
+        of_namespaces = cluster.index(Namespace, namespace_labels)
+        for pod in cluster.all(Pod):
+            inherited = of_namespaces.get(pod.namespace, {})
+            labels = pod_labels(pod.labels, pod.namespace, inherited, service_account(pod))
+            if not pod.spec.host_network and group.expression.matches(labels):
+                yield pod
+        return
+    selector, pods = group.namespace_selector, group.pod_selector
+    namespaces = (
+        {group.namespace}
+        if selector is None
+        else {
+            name
+            for name, labels in cluster.labels_of_namespaces.items()
+            if selector.matches(labels)
+        }
+    )
+    for namespace in namespaces:
+        yield from (pod for pod in cluster.select(namespace, pods) if not pod.spec.host_network)
 
 
 def groups_of_pods(

@@ -105,3 +105,39 @@ def test_a_policy_of_a_tier_that_does_not_exist_is_reported() -> None:
 def test_staged_policies_have_no_effect() -> None:
     assert unenforced(f"{{{DENY}}}", "StagedGlobalNetworkPolicy") == []
     assert len(unenforced("{node: n}", "HostEndpoint")) == 1
+
+
+@pytest.mark.parametrize("kind", ["NetworkSet", "GlobalNetworkSet"])
+def test_a_set_without_policies_is_not_reported(kind: str) -> None:
+    """In other CNI modes it changes nothing by itself."""
+    text = f"apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: s}}\n---\n"
+    policy = (
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\n"
+        "metadata: {name: p}\nspec: {types: [Egress]}\n"
+    )
+    assert [each for each in diagnostics_of(main("") + text) if each.code == NOT_ENFORCED] == []
+    found = [each for each in diagnostics_of(main("") + text + policy) if each.code == NOT_ENFORCED]
+    scopes = [each.scope for each in found if each.kind.startswith(kind)]
+    assert [(each.is_everything, each.into) for each in scopes] == [(False, ())]
+    assert "default/one" in scopes[0].out_of
+
+
+@pytest.mark.parametrize(
+    ("fields", "ports"),
+    [
+        ("protocol: TCP, destination: {ports: [80, '90:99']}", (("TCP", 80, 80), ("TCP", 90, 99))),
+        ("protocol: TCP, destination: {ports: [web]}", (("TCP", 0, 65535),)),
+        ("protocol: TCP", (("TCP", 0, 65535),)),
+        ("source: {selector: a == 'b'}", None),
+    ],
+)
+def test_a_rule_about_requests_concerns_its_direction_and_ports(
+    fields: str, ports: tuple[tuple[str, int, int], ...] | None
+) -> None:
+    """A name of a port may be any number."""
+    rule = f"{{action: Allow, http: {{methods: [GET]}}, {fields}}}"
+    (diagnostic,) = unenforced(f"{{types: [Ingress, Egress], ingress: [{rule}]}}")
+    (flow,) = diagnostic.scope.flows
+    assert (flow.direction, flow.peers, flow.ports) == ("Ingress", None, ports)
+    assert "default/one" in flow.subjects
+    assert (diagnostic.scope.into, diagnostic.scope.out_of) == ((), ())
