@@ -7,7 +7,7 @@ that apply to all of its pods. No advice is given about peers that a lab cannot 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import LabelSelector
@@ -19,12 +19,14 @@ from kubenetlab.api.policies.cilium_labels import (
     is_peer,
     is_subject,
     keys_of,
+    matches_host_name,
     peer_selector,
     subjects_selector,
 )
 from kubenetlab.api.policies.cilium_network_policy import (
     CiliumEgressDenyRule,
     CiliumEgressRule,
+    CiliumFQDNSelector,
     CiliumPolicy,
     CiliumPortDenyRule,
     CiliumPortRule,
@@ -64,6 +66,7 @@ from kubenetlab.diagnostics.policy_pods import (
     is_given,
     listed,
     possible_pods,
+    unknown_host,
     unknown_port,
 )
 from kubenetlab.diagnostics.policy_shadows import single_values
@@ -173,6 +176,11 @@ class _Candidates:
                     reason = f"namespace {policy.namespace} has no pod"
                 yield (*path, field, index), reason
         yield from self._unmatched_groups(rule, path)
+        for index, host in enumerate(_host_names(rule)):
+            name = host.match_name or host.match_pattern
+            matches = partial(matches_host_name, host.match_name, host.match_pattern)
+            if reason := unknown_host(self._cluster, name, matches):
+                yield (*path, "toFQDNs", index), reason
         for index, service in enumerate(services):
             if reason := self._unmatched_service(policy, service):
                 yield (*path, "toServices", index), reason
@@ -214,6 +222,10 @@ class _Candidates:
 def _can_be_known(selector: LabelSelector) -> bool:
     """Return True if a selector is about labels that only pods of the lab have."""
     return all(is_of_pods(source) and name != CLUSTER_KEY for source, name in keys_of(selector))
+
+
+def _host_names(rule: AnyCiliumRule) -> Sequence[CiliumFQDNSelector]:
+    return rule.to_fqdns or () if isinstance(rule, CiliumEgressRule) else ()
 
 
 def _check_subject(

@@ -1,19 +1,28 @@
-"""Diagnostics of domain names in policies that the lab does not enforce."""
+"""Diagnostics of domain names in policies: the lab knows only those of its external hosts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
+from kubenetlab.api.policies.cluster_network_policy import matches_domain
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierPolicy, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
-from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
+from kubenetlab.diagnostics.model import (
+    NOT_ENFORCED,
+    POLICY_PEER_UNMATCHED,
+    Diagnostic,
+    Scope,
+    subjects_of,
+)
+from kubenetlab.diagnostics.policy_pods import is_given, unknown_host
 from kubenetlab.diagnostics.templates import Templates
 
 
 def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
-    """Yield a diagnostic for each domain name that means addresses the lab does not know.
+    """Yield a diagnostic for each domain name that means no addresses, or some that are not known.
 
     The lab knows the external hosts. Names of Services, and with an uplink those of the machine's
     DNS, have other addresses. Kinds that the policy engine does not know are reported as a whole.
@@ -32,6 +41,10 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
                 elif config.uplink:
                     reason = "only names of external hosts are resolved"
                 else:
+                    if is_given(cluster, policy) and (
+                        message := unknown_host(cluster, name, partial(matches_domain, name))
+                    ):
+                        yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, path, message)
                     continue
                 yield Diagnostic.of(
                     policy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, Generic, TypeVar
 
@@ -104,6 +104,18 @@ def unknown_port(
         f"no destination has a {of_protocol}port named {name}{guess}",
         f"names of their {of_protocol}ports: {', '.join(declared) or 'none'}",
     )
+
+
+def unknown_host(cluster: Cluster, name: str, matches: Callable[[str], bool]) -> str:
+    """Return the message that a domain name of a policy is no external host's; empty if it is.
+
+    It is also empty for a lab with an uplink, where names have the addresses of the machine's DNS.
+    matches: returns True if the name matches that of a host.
+    """
+    hosts = [host.name for host in cluster.config.external]
+    if cluster.config.uplink or any(map(matches, hosts)):
+        return ""
+    return f"no external host of the lab has the name {name}{did_you_mean(name, hosts)}"
 
 
 def is_given(cluster: Cluster, obj: Resource) -> bool:

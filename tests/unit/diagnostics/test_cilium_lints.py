@@ -178,7 +178,7 @@ def test_a_group_without_use() -> None:
         ),
         ("ingress: [{}, {fromEntities: [all]}]", "", ""),
         (
-            "egress: [{toFQDNs: [{matchPattern: '*'}]}, {toFQDNs: [{matchName: a.example.com}]}]",
+            "egress: [{toFQDNs: [{matchPattern: '*'}]}, {toFQDNs: [{matchName: client}]}]",
             "spec.egress[1]",
             "it allows nothing that spec.egress[0] does not allow",
         ),
@@ -283,7 +283,12 @@ def without(obj: CiliumPolicy, path: Path) -> Resource:
             entries[int(inner[3])] = structs.replace(entries[int(inner[3])], ports=tuple(ports))
             rules[number] = structs.replace(rule, to_ports=tuple(entries))
         elif len(inner) > 2:
-            peers = {"Endpoints": "endpoints", "CIDRSet": "cidr_set", "Services": "services"}
+            peers = {
+                "Endpoints": "endpoints",
+                "CIDRSet": "cidr_set",
+                "FQDNs": "fqdns",
+                "Services": "services",
+            }
             prefix, name = ("from", "to")[str(inner[2]).startswith("to")], str(inner[2])
             attribute = f"{prefix}_{peers[name.removeprefix(prefix)]}"
             entries = list(getattr(rule, attribute))
