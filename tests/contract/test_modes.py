@@ -78,6 +78,15 @@ def test_a_mode_has_a_manual_and_defaults(family: str, name: str) -> None:
     assert "unknown field" in findings[0].message
 
 
+@pytest.mark.parametrize("name", modes.known("policy"))
+def test_the_manual_of_a_policy_engine_says_when_pings_pass(name: str) -> None:
+    """Isolated pods do not answer a ping unless a rule has no ports, or names ICMP."""
+    mode, _ = modes.try_load("policy", name, {})
+    text = " ".join(manuals.manual("policy", name).split())
+    is_stated = "passes to or from an isolated pod only by a rule without ports" in text
+    assert is_stated == bool(mode is not None and mode.enforced_kinds)
+
+
 @pytest.mark.parametrize("proxy", PROXY_MODES)
 @pytest.mark.parametrize("cni", CNIS)
 def test_names_fit_the_kernel(cni: str, proxy: str) -> None:

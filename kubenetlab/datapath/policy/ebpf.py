@@ -23,6 +23,9 @@ A packet that starts or continues a connection in the direction in which it was 
 each time, so a change also applies to open connections. Replies, and ICMP errors about a
 connection, always pass.
 
+ICMP, which `ping` sends, passes to or from an isolated pod only by a rule without ports, or by one
+that names ICMP, as Cilium's policies can with `icmps`.
+
 Packets of a node to its own pods pass, and those of a pod to itself by a Service and to its own
 node, except by rules of tiers. Policies of Cilium also apply to packets to the own node. The port
 of an ICMP message is its type. Policies see the endpoint of a Service instead of its address.

@@ -33,6 +33,9 @@ Rules for egress of tiers and of Calico's policies do; beside IPVS they also see
 cluster IP, before an endpoint is chosen. Neighbour discovery of IPv6 between pods on a bridge
 always passes. A connection that a policy once allowed goes on when the policy changes.
 
+ICMP, which `ping` sends, passes to or from an isolated pod only by a rule without ports, or by one
+that names ICMP, as Calico's policies can. ICMP errors about a connection always pass.
+
 Calico's action Pass sets the mark 0x20000, with which the rest of the tier is skipped; Log sends
 packets to nflog group 101, which `policy log -w` shows.
 

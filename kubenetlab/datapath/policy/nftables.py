@@ -27,6 +27,9 @@ Rules for egress of tiers and of Calico's policies do, in the chain input. Packe
 Services pass the hook output where IPVS forwards them. Neighbour discovery of IPv6, which conntrack
 does not track, always passes.
 
+ICMP, which `ping` sends, passes to or from an isolated pod only by a rule without ports, or by one
+that names ICMP, as Calico's policies can. ICMP errors about a connection always pass.
+
 A connection that a policy once allowed goes on when the policy changes.
 """
 
