@@ -50,6 +50,8 @@ POLICY_LOG_GROUP = 100
 """Group of nfnetlink_log for packets that network policies drop."""
 POLICY_TRACE_GROUP = 101
 """Group of nfnetlink_log for packets that match rules with the action Log."""
+MAX_LOG_PREFIX = 63
+"""Maximum length of the text of logged packets that every rule backend stores, in bytes."""
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
 PORT_MAPPING_TABLE = "port-mappings"

@@ -97,6 +97,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/policies": ("policy_probes",),
     "kubenetlab/cli/probing/explain_policy": ("policy_probes",),
     "kubenetlab/cli/probing/policy_log": ("policy_probes",),
+    "kubenetlab/cli/probing/drop_reasons": ("policy_probes",),
     "kubenetlab/kernel/netlink/packet_log": ("policy_probes",),
     "kubenetlab/cli/describe/polic": ("policy_probes", "verdicts"),
     "kubenetlab/lab/apiserver/policy_objects": ("policy_probes",),

@@ -192,6 +192,26 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
     )
 
 
+@pytest.mark.parametrize("engine", ["nftables", "iptables", "ebpf"])
+def test_the_log_shows_whole_reasons(lab: Lab, engine: str) -> None:
+    """Also if they begin alike: the kernel has a digest of each."""
+    names = [f"no-pod-outside-of-this-namespace-may-connect-to-{app}" for app in ("far", "client")]
+    policies = "".join(
+        policy(f"{{podSelector: {{matchLabels: {{app: {name.rpartition('-')[2]}}}}}}}", name)
+        for name in names
+    )
+    cluster = CLUSTER.replace("dual", "ipv4")
+    lab.up(cluster + PODS + policies, "--policy", engine, "--cni", CNI_OF[engine])
+    lab.run("ping", "web", "default/far:8080")
+    lab.run("ping", "far", "default/client:8080")
+    counts = run("policy", "log", "--lab", lab.name, "-o", "json").json["counts"]
+    assert {count["reason"] for count in counts} == {
+        f"Ingress isolated by default/{name}" for name in names
+    }
+    lab.run("delete", "netpol", names[0])
+    assert names[1] in run("policy", "log", "--lab", lab.name).out
+
+
 @pytest.mark.parametrize("engine", ["nftables", "iptables"])
 def test_denied_probes_end_when_a_node_drops_them(lab: Lab, engine: str, tmp_path: Path) -> None:
     """Pods, Services and pings; both ends; probes that fail, too. None takes its long deadline."""

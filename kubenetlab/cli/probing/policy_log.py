@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.input.short_options import Command, Group
 from kubenetlab.cli.policies import policy_engine
+from kubenetlab.cli.probing.drop_reasons import DropReasons
 from kubenetlab.cli.probing.packet_filters import running_nodes, selected_nodes, selected_pods
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
@@ -175,8 +176,9 @@ def policy_log(
 
 
 def _show_counts(client: Client, nodes: Sequence[InspectedNode], output: Output) -> None:
+    reasons = DropReasons(client)
     counts = [
-        count
+        structs.replace(count, reason=reasons.whole(count.reason))
         for node in nodes
         for count in drop_counts(
             node["name"], client.get(f"{LAB_API}/detail", netns=node["sandbox"])["listings"]
@@ -217,7 +219,7 @@ def _follow(
     output: Output,
 ) -> None:
     """Print packets as they are dropped; return when the lab has ended."""
-    names = host_names(inspected)
+    names, reasons = host_names(inspected), DropReasons(client)
     poll = select.epoll()
     for *_, reader in readers:
         poll.register(reader.fileno(), select.EPOLLIN)
@@ -236,7 +238,10 @@ def _follow(
             for address in (packet.source, packet.destination)
         ):
             names = {**names, **host_names(client.inspect())}
-        dropped = [named_packet(node, packet, names, verdict) for node, packet, verdict in packets]
+        dropped = [
+            named_packet(node, packet, names, reasons.whole(packet.prefix), verdict)
+            for node, packet, verdict in packets
+        ]
         if pods is not None:
             dropped = [each for each in dropped if pods & {each.source, each.destination}]
         if output.is_data and dropped:
@@ -250,9 +255,13 @@ def _follow(
 
 
 def named_packet(
-    node: str, packet: LoggedPacket, names: dict[str, str], verdict: str = "dropped"
+    node: str,
+    packet: LoggedPacket,
+    names: dict[str, str],
+    reason: str,
+    verdict: str = "dropped",
 ) -> ShownPacket:
-    """Return a packet with the names of its ends."""
+    """Return a packet with the names of its ends, and the reason why it was dropped or logged."""
     return ShownPacket(
         round(packet.at_s, 3),
         node,
@@ -263,7 +272,7 @@ def named_packet(
         packet.destination,
         packet.destination_port,
         packet.protocol,
-        packet.prefix,
+        reason,
         verdict,
     )
 

@@ -9,35 +9,49 @@ from typing import Final
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.names import MAX_LOG_PREFIX
 
 ISOLATED: Final = "isolated by network policies"
 """Comment of the rules that drop packets."""
 PROTOCOL_NAMES: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 """Number of a protocol → its name in nftables."""
-_MAX_LOG_PREFIX: Final = 63
-"""Maximum length of the text of logged packets that iptables stores, in bytes."""
 _MAX_COMMENT: Final = 127
 """Maximum length of a comment that every rule backend stores, in bytes."""
 
 
 def rule_comment(policy: IsolatingPolicy, entry: PolicyRule) -> str:
     """Return the comment of a rule: `default/web Ingress rule 0`; a long name is cut."""
-    end = f" {policy.direction} rule {entry.index}"
+    end = _rule_number(policy, entry)
     return f"{policy.title[: _MAX_COMMENT - len(end)]}{end}"
 
 
-def isolation_log_prefix(policies: Sequence[IsolatingPolicy]) -> str:
-    """Return the text of packets that the policies of a stage drop because no rule matches.
+def rule_title(policy: IsolatingPolicy, entry: PolicyRule) -> str:
+    """Return the name of a rule, as its comment, of any length."""
+    return f"{policy.title}{_rule_number(policy, entry)}"
 
-    Example: `Ingress isolated by default/web, default/deny`; a long text is cut.
+
+def _rule_number(policy: IsolatingPolicy, entry: PolicyRule) -> str:
+    return f" {policy.direction} rule {entry.index}"
+
+
+def isolation_reason(policies: Sequence[IsolatingPolicy]) -> str:
+    """Return the reason of packets that the policies of a stage drop because no rule matches.
+
+    Example: `Ingress isolated by default/web, default/deny`.
     """
     names = ", ".join(policy.title for policy in policies if policy.isolates)
-    return log_prefix(f"{policies[0].direction} isolated by {names}")
+    return f"{policies[0].direction} isolated by {names}"
 
 
-def log_prefix(text: str) -> str:
-    """Return the text of logged packets, cut to the length that every rule backend stores."""
-    return text if len(text) <= _MAX_LOG_PREFIX else f"{text[: _MAX_LOG_PREFIX - 3]}..."
+def log_prefix(reason: str) -> str:
+    """Return the text of logged packets; a long reason is cut, and its digest added.
+
+    The digest leads to the whole reason (`drop_reasons`).
+    """
+    if len(reason) <= MAX_LOG_PREFIX:
+        return reason
+    end = f"... #{digest(reason)[:8]}"
+    return f"{reason[: MAX_LOG_PREFIX - len(end)]}{end}"
 
 
 def addresses(pods: Sequence[PolicyPod], version: int) -> Iterator[str]:

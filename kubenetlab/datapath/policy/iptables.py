@@ -63,10 +63,11 @@ from kubenetlab.datapath.policy.common import (
     ISOLATED,
     addresses,
     digest,
-    isolation_log_prefix,
+    isolation_reason,
     log_prefix,
     named_port_keys,
     rule_comment,
+    rule_title,
 )
 from kubenetlab.datapath.policy.iptables_matches import (
     FamilyTable,
@@ -264,7 +265,7 @@ def _stage_rules(of_pod: Sequence[Stage], itself: Sequence[str]) -> list[str]:
             match = _NOT_PASSED if is_passed else ""
             if stage.spares_own_node:
                 rules += (f"{match}{own} {comment('a pod to itself')} -j RETURN" for own in itself)
-            rules.append(f"{match}{_log(isolation_log_prefix(stage.policies))}")
+            rules.append(f"{match}{_log(log_prefix(isolation_reason(stage.policies)))}")
             rules.append(f"{match}{comment(ISOLATED)} -j DROP")
     return rules
 
@@ -285,7 +286,7 @@ def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
         target, end = _ACTIONS[entry.action]
         actions = [f"-j {target}"] if target else []
         if (group := _LOG_GROUPS.get(entry.action)) is not None:
-            actions.insert(0, _log(log_prefix(rule_comment(policy, entry)), group))
+            actions.insert(0, _log(log_prefix(rule_title(policy, entry)), group))
         rules = [
             f"{before}{note}{after} {action}"
             for before, after in matches(table, policy.direction, entry)

@@ -49,10 +49,11 @@ from kubenetlab.datapath.policy.common import (
     ISOLATED,
     addresses,
     digest,
-    isolation_log_prefix,
+    isolation_reason,
     log_prefix,
     named_port_keys,
     rule_comment,
+    rule_title,
 )
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.nftables_matches import ENDS, group_set, matches, port_set
@@ -270,7 +271,7 @@ def _stage_chain(table: FamilyTable, stage: Stage) -> Chain:
         pair = (f"{table.family} saddr", f"{table.family} daddr")
         rules.append(rule(InSet(pair, _PAIRS), accept, comment="a pod to itself"))
     if stage.isolates:
-        log = Log(POLICY_LOG_GROUP, isolation_log_prefix(policies))
+        log = Log(POLICY_LOG_GROUP, log_prefix(isolation_reason(policies)))
         rules.append(rule(Counter(), log, drop, comment=ISOLATED))
     if all(map(_has_chain, policies)) and stage.isolates:
         return table.chain(isolated_chain(policies), rules)
@@ -322,20 +323,20 @@ def _rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[Rule]:
     for entry in policy.rules:
         comment = rule_comment(policy, entry)
         for match in matches(table.version, policy.direction, entry):
-            yield rule(*match, *_action(entry, comment), comment=comment)
+            yield rule(*match, *_action(entry, rule_title(policy, entry)), comment=comment)
 
 
-def _action(entry: PolicyRule, comment: str) -> tuple[AnyStatement, ...]:
+def _action(entry: PolicyRule, title: str) -> tuple[AnyStatement, ...]:
     """Return the statements for packets that match a rule. Those that are dropped are logged."""
     match entry.action:
         case "Accept":
             return (accept,)
         case "Deny":
-            return (Counter(), Log(POLICY_LOG_GROUP, log_prefix(comment)), drop)
+            return (Counter(), Log(POLICY_LOG_GROUP, log_prefix(title)), drop)
         case "Pass":
             return (return_,)
         case "Log":
-            return (Log(POLICY_TRACE_GROUP, log_prefix(comment)),)
+            return (Log(POLICY_TRACE_GROUP, log_prefix(title)),)
 
 
 def policy_chain(policy: IsolatingPolicy) -> str:

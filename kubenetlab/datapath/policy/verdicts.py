@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.policies.network_policy import Direction
-from kubenetlab.datapath.policy.common import isolation_log_prefix, rule_comment
+from kubenetlab.datapath.policy.common import isolation_reason, log_prefix, rule_comment
 from kubenetlab.datapath.policy.conditions import ICMPIs
 from kubenetlab.datapath.policy.members import NamedPort, PodGroup
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
@@ -187,7 +187,7 @@ def _stage_rules(stage: Stage, peer: Peer, exemption: Exemption) -> _StageRules:
     isolating = [policy for policy in policies if policy.isolates]
     unmatched = _ALLOWED if stage.isolates else None
     if isolating:
-        unmatched = Verdict(is_denied=True, rule=isolation_log_prefix(isolating))
+        unmatched = Verdict(is_denied=True, rule=log_prefix(isolation_reason(isolating)))
     return _StageRules(tuple(_rules(policies, peer)), unmatched)
 
 

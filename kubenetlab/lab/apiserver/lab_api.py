@@ -61,7 +61,7 @@ from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
 from kubenetlab.lab.apiserver.key_listing import tunnel_keys
-from kubenetlab.lab.apiserver.policy_objects import policy_objects
+from kubenetlab.lab.apiserver.policy_objects import drop_reasons, policy_objects
 from kubenetlab.lab.apiserver.restoration import restore
 from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, json_response, number_of
@@ -119,6 +119,7 @@ class LabApi:
             ("GET", "detail"): self._detail,
             ("GET", "identities"): self._identities,
             ("GET", "policies"): self._policies,
+            ("GET", "drop-reasons"): self._drop_reasons,
             ("GET", "enter"): self._enter,
         }
 
@@ -267,6 +268,11 @@ class LabApi:
 
     async def _policies(self, request: Request) -> Answer:
         return json_response(policy_objects(self._agent.cluster))
+
+    async def _drop_reasons(self, request: Request) -> Answer:
+        agent = self._agent
+        reasons = drop_reasons(agent.cluster, agent.decisions, agent.desired_state.cache)
+        return json_response({"reasons": reasons})
 
     async def _detail(self, request: Request) -> Answer:
         """Answer with the present contents of one namespace, read from the kernel."""

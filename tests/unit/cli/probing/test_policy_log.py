@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubenetlab.cli.probing.drop_reasons import DropReasons
 from kubenetlab.cli.probing.policy_log import (
     LOGGED,
     DropCount,
@@ -59,14 +60,43 @@ def test_packets_have_names_instead_of_addresses() -> None:
     seen: Any = SEEN
     names = host_names(seen)
     packet = LoggedPacket(0.25, "Ingress isolated by a/b", "TCP", "172.18.0.3", 4, "10.244.1.3", 80)
-    named = named_packet("worker", packet, names)
+    named = named_packet("worker", packet, names, packet.prefix)
     assert (named.source, named.destination) == ("node:worker", "shop/db-0")
     assert str(named).endswith(
         ".250 worker  node:worker (172.18.0.3:4) → shop/db-0 (10.244.1.3:80) TCP: "
         "Ingress isolated by a/b"
     )
     ping = LoggedPacket(0.25, "p", "ICMP", "192.0.2.1", 0, "198.51.100.10", 0)
-    assert str(named_packet("n", ping, names)).endswith(
+    assert str(named_packet("n", ping, names, "p")).endswith(
         " n  192.0.2.1 → ext:client (198.51.100.10) ICMP: p"
     )
-    assert str(named_packet("n", ping, names, LOGGED)).endswith("ICMP: logged by p")
+    assert str(named_packet("n", ping, names, "p", LOGGED)).endswith("ICMP: logged by p")
+
+
+class _Lab:
+    """Client of a lab that counts requests."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self.reasons = reasons
+        self.requests = 0
+
+    def get(self, path: str) -> Any:
+        assert path.endswith("/drop-reasons")
+        self.requests += 1
+        return {"reasons": self.reasons}
+
+
+def test_only_reasons_that_logs_have_cut_are_looked_up() -> None:
+    """The text of a deleted policy stays as it is, and is not looked up again."""
+    cut, unknown = "x" * 63, "y" * 63
+    lab: Any = _Lab({cut: "a long reason"})
+    reasons = DropReasons(lab)
+    assert reasons.whole("Ingress isolated by a/b") == "Ingress isolated by a/b"
+    assert lab.requests == 0
+    assert [reasons.whole(text) for text in (cut, unknown, cut, unknown)] == [
+        "a long reason",
+        unknown,
+        "a long reason",
+        unknown,
+    ]
+    assert lab.requests == 2
