@@ -248,6 +248,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "rendered_manifests",
     ),
     "docs/testing": ("testing_page",),
+    "kubenetlab/cli/input/shared_names": ("cilium_policies",),
     "kubenetlab/cli/input/kustomize": ("rendered_manifests",),
     "kubenetlab/lab/agent/probe_retries": ("probe_retries",),
     "kubenetlab/lab/nodeagent/prober": ("probe_retries",),

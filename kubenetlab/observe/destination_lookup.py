@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from kubenetlab.errors import UsageError
+from kubenetlab.errors import UsageError, did_you_mean
 from kubenetlab.observe.destinations import common, service_port
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.request import RequestOptions, make_request
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PROTOCOL: Final = re.compile(r"(?P<rest>.+)/(?P<protocol>icmp|tcp|udp|sctp)", re.IGNORECASE)
 
+_PORT_AND_WORD: Final = re.compile(r"(?P<rest>.+:\d+)/(?P<word>\w+)")
+"""Destination with a port, and a word in place of the protocol."""
 _PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "ICMP": "ICMP",
     "TCP": "TCP",
@@ -80,6 +82,7 @@ def _parsed(text: str, seen: Inspection, namespace: str | None) -> tuple[Target,
     """Return target and protocol; without a port, the protocol is no part of a target."""
     match = _PROTOCOL.fullmatch(text)
     if match is None:
+        _refuse_unknown_protocol(text)
         target = read(text, seen, namespace)
         return target, target.protocol or ("TCP" if target.port else None)
     if pod_named(seen, match["rest"], match["protocol"]) is not None:
@@ -89,6 +92,17 @@ def _parsed(text: str, seen: Inspection, namespace: str | None) -> tuple[Target,
     if protocol == "ICMP" and target.port is not None:
         raise UsageError(f"{text}: ICMP has no ports; omit :{target.port}")
     return target, protocol
+
+
+def _refuse_unknown_protocol(text: str) -> None:
+    """Raise UsageError if a destination ends with a port and a word that is no protocol."""
+    match = _PORT_AND_WORD.fullmatch(text)
+    if match is not None and "://" not in text:
+        word = match["word"]
+        guess = did_you_mean(word.upper(), tuple(_PROTOCOLS))
+        raise UsageError(
+            f'{text}: unknown protocol "{word}"{guess}\n  known protocols: {", ".join(_PROTOCOLS)}'
+        )
 
 
 def _headless(

@@ -63,6 +63,23 @@ def test_rules_that_deny_come_before_those_that_allow(lab: Lab) -> None:
     wait_for(lambda: all(reached(lab, "shop/friend")), "a pod without policies")
 
 
+def test_the_short_name_cnp_is_that_of_cilium(lab: Lab) -> None:
+    """Unless only a ClusterNetworkPolicy has the name."""
+    cluster_policy = (
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        "metadata: {name: all}\n"
+        "spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}}\n---\n"
+    )
+    lab.up(CILIUM + PODS + policy("web", "ingress: [{}]") + cluster_policy, "--nodes", "3")
+    assert "endpointSelector:" in lab.run("describe", "cnp", "-n", "shop").out
+    (document,) = lab.run("get", "cnp", "-n", "shop", "-o", "json").json["items"]
+    assert document["kind"] == "CiliumNetworkPolicy"
+    assert "Baseline" in lab.run("describe", "cnp", "all").out
+    lab.run("delete", "cnp", "all")
+    lab.run("delete", "cnp", "web", "-n", "shop")
+    assert "nothing found" in lab.run("describe", "cnp", "-n", "shop").out
+
+
 def test_a_denied_connection_is_explained_with_its_rule(lab: Lab) -> None:
     """The kernel has the name of the list, and the explanation file and line of the rule."""
     lab.up(CILIUM + PODS + policy("web", "ingressDeny: [{fromEntities: [cluster]}]"))

@@ -23,6 +23,7 @@ def requested_kinds(
     """
     from kubenetlab.api.kinds import find_kind, known_words, plurals
     from kubenetlab.cli.input.object_names import parse_object_names
+    from kubenetlab.cli.input.shared_names import kind_in_lab
     from kubenetlab.errors import UsageError, did_you_mean
 
     kinds_of_all = (
@@ -69,7 +70,7 @@ def requested_kinds(
                 )
             requested.append((known, names[word]))
         else:
-            requested.append((kind, names[word]))
+            requested.append((kind_in_lab(client, word, kind, names[word]), names[word]))
     return requested
 
 

@@ -15,6 +15,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
 from kubenetlab.cli.input.object_names import parse_object_names
 from kubenetlab.cli.input.selection import fetch, is_in_namespace, is_kind_name, requested_kinds
+from kubenetlab.cli.input.shared_names import kind_in_lab
 from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
@@ -108,6 +109,7 @@ def _by_name(client: Client, resources: Sequence[str], namespace: str) -> Select
     for word, name in parse_object_names("delete", resources) if resources else ():
         kind = find_kind(word)
         if kind is not None:
+            kind = kind_in_lab(client, word, kind, [name])
             selected.append((kind, namespace if kind.is_namespaced else "", name))
         elif key := _find_given(client, word, namespace, name):
             given.append(key)

@@ -55,6 +55,8 @@ def test_a_node_port_is_found_at_the_address_of_its_node() -> None:
         ("nope", "nope: there is no pod, Service or workload of this name"),
         ("example.com", "names outside the lab are not looked up"),
         ("default/web/tcp", "TCP needs a port, such as default/web:80/TCP"),
+        ("default/web:80/XXX", 'unknown protocol "XXX"\n  known protocols: ICMP, TCP, UDP, SCTP'),
+        ("svc:web:80/tpc", 'unknown protocol "tpc"; did you mean TCP.'),
         ("default/web:80/icmp", "ICMP has no ports; omit :80"),
         ("svc:web:81", "the Service has no port 81/TCP; it has 80/TCP"),
         ("svc:web/udp", "the Service has no port 80/UDP; it has 80/TCP"),
