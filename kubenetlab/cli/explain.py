@@ -20,7 +20,7 @@ def explain(
     subject: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODE | FAULT | KIND[.FIELD…]]",
+            metavar="[MODE | FAULT | KIND[.FIELD…] | FAMILY]",
             help=(
                 "A mode (see `modes`), a fault (see `break --list`), a kind or one of its fields. "
                 "Default: list all subjects."
@@ -29,24 +29,33 @@ def explain(
             autocompletion=candidates("explainable"),
         ),
     ] = None,
+    mode_of_family: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODE]",
+            help="After a family (cni, proxy or policy): one of its modes.",
+            show_default=False,
+            autocompletion=candidates("modes_of_family"),
+        ),
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show the manual page of a mode or a fault, or describe a field of a manifest.
 
-    A short name such as `flannel-vxlan` stands for its mode. A path may
-    contain indices in brackets, as error messages print it.
+    A short name such as `flannel-vxlan` stands for its mode. Families of modes
+    share some names: `explain policy nftables` prints one of two manuals. A
+    path may contain indices in brackets, as error messages print it.
 
     Example: kubenetlab explain pod.spec.containers.ports
     """
     if subject is None:
         _show_all(output)
         return
+    if mode_of_family is not None:
+        _show_mode(_mode_of(subject, mode_of_family), subject, output)
+        return
     if mode := modes.find(subject):
-        if output.is_data:
-            print_data(modes.mode_data(mode), output)
-        else:
-            modes.show_manual(mode)
-            hint("kubenetlab modes")
+        _show_mode(mode, None, output)
         return
     from msgspec import to_builtins
 
@@ -83,6 +92,34 @@ def _show_all(output: Output) -> None:
     hint("kubenetlab explain pod.spec, or kubenetlab explain bridge")
 
 
+def _mode_of(family: str, name: str) -> str:
+    """Return the mode of a family with a name. Raises UsageError."""
+    from kubenetlab.datapath.modes import FAMILIES, known
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    if family not in FAMILIES:
+        raise UsageError(
+            f'explain: there is no family "{family}" of modes{did_you_mean(family, FAMILIES)}\n'
+            f"  families: {', '.join(FAMILIES)}"
+        )
+    mode = modes.find(name, family)
+    if not mode:
+        raise UsageError(
+            f'explain: there is no {family} mode "{name}"{did_you_mean(name, known(family))}\n'
+            f"  modes: {', '.join(known(family))}"
+        )
+    return mode
+
+
+def _show_mode(mode: str, family: str | None, output: Output) -> None:
+    """Print the manual page of a mode, in one family or in all."""
+    if output.is_data:
+        print_data(modes.mode_data(mode, family), output)
+    else:
+        modes.show_manual(mode, family)
+        hint("kubenetlab modes")
+
+
 def _show_fault(name: str, output: Output) -> None:
     from kubenetlab.datapath import faults
 
@@ -104,22 +141,29 @@ def _field(subject: str) -> Explanation:
     from kubenetlab.api.kinds import find_kind, known_words
     from kubenetlab.api.schema import fields
     from kubenetlab.datapath import faults
+    from kubenetlab.datapath.modes import FAMILIES, known
     from kubenetlab.errors import UsageError, did_you_mean
 
+    if subject in FAMILIES:
+        raise UsageError(
+            f"explain {subject}: expected one of its modes, such as "
+            f"kubenetlab explain {subject} {known(subject)[0]}\n"
+            f"  modes: {', '.join(known(subject))}"
+        )
     word, _, path = subject.partition(".")
     kind = find_kind(word)
     if kind is None:
         guess = did_you_mean(
             word, known_words() if path else (*modes.names(), *faults.known(), *known_words())
         )
-        known = (
+        all_names = (
             f"\n  modes: {', '.join(modes.names())}\n  faults: {', '.join(faults.known())}"
             if not path
             else ""
         )
         raise UsageError(
             f"explain: there is no {'kind' if path else 'mode, fault or kind'} "
-            f'"{word}"{guess}{known}'
+            f'"{word}"{guess}{all_names}'
         )
     return fields.explain(kind, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonObject
@@ -47,41 +48,62 @@ def names() -> list[str]:
     return list(dict.fromkeys(name for family in FAMILIES for name in known(family)))
 
 
-def find(name: str) -> str:
-    """Return the mode of a name such as `flannel` or `flannel-vxlan`; empty if there is none."""
-    from kubenetlab.datapath.modes import FAMILIES
+def find(name: str, family: str | None = None) -> str:
+    """Return the mode of a name such as `flannel` or `flannel-vxlan`; empty if there is none.
+
+    family: the family of the mode; None for any.
+    """
+    from kubenetlab.datapath.modes import FAMILIES, known
     from kubenetlab.datapath.short_names import expand_short_name
 
-    known = names()
-    words = (str(expand_short_name(family, {"type": name})["type"]) for family in FAMILIES)
-    return next((word for word in words if word in known), "")
+    known_names = names() if family is None else known(family)
+    families = FAMILIES if family is None else (family,)
+    words = (str(expand_short_name(each, {"type": name})["type"]) for each in families)
+    return next((word for word in words if word in known_names), "")
 
 
-def mode_data(name: str) -> list[JsonObject]:
-    """Return the data of the modes with this name; several families may have one."""
+def mode_data(name: str, family: str | None = None) -> list[JsonObject]:
+    """Return the data of the modes with this name.
+
+    family: the family of the mode; None for all, of which several may have the name.
+    """
     from kubenetlab.datapath.modes import FAMILIES, known
 
-    return [_mode_data(family, name) for family in FAMILIES if name in known(family)]
+    families = FAMILIES if family is None else (family,)
+    return [_mode_data(each, name) for each in families if name in known(each)]
 
 
-def show_manual(name: str) -> None:
-    """Print the manual pages of the modes with this name."""
+def show_manual(name: str, family: str | None = None) -> None:
+    """Print the manual pages of the modes with this name, or of the one in a family."""
     from kubenetlab.datapath.modes import FAMILIES
 
-    for number, mode in enumerate(mode_data(name)):
-        family = FAMILIES[mode["family"]]
+    found = mode_data(name, family)
+    if len(found) > 1:
+        _show_families(name, [mode["family"] for mode in found])
+    for number, mode in enumerate(found):
+        chosen_by = FAMILIES[mode["family"]]
         if number:
             echo()
         print_manual(mode["manual"])
         echo()
         options = "".join(f",{option}" for option in _options(mode))
         echo(
-            f"{paint('In a Cluster document:', LABEL)} {family.path}: {name}  {BREAK}"
-            f"{paint('On the command line:', LABEL)} {family.flag} {name}{options}",
+            f"{paint('In a Cluster document:', LABEL)} {chosen_by.path}: {name}  {BREAK}"
+            f"{paint('On the command line:', LABEL)} {chosen_by.flag} {name}{options}",
             indent=0,
         )
         if mode["needs"]:
             echo(f"{paint('Needs:', LABEL)} {_describe_needs(mode)}")
+
+
+def _show_families(name: str, families: Sequence[str]) -> None:
+    """Print how many manual pages follow, and the commands that print one of them."""
+    commands = ", ".join(f"`kubenetlab explain {family} {name}`" for family in families)
+    echo(
+        f"There are {len(families)} manuals of {name}, which follow; one alone: {commands}",
+        indent=0,
+    )
+    echo()
 
 
 def _options(mode: JsonObject) -> list[str]:

@@ -206,6 +206,19 @@ def test_help_names_all_commands() -> None:
             2,
             'there is no mode, fault or kind "brigde"; did you mean bridge? modes: bridge, ',
         ),
+        (("explain", "policy"), "", 2, "such as kubenetlab explain policy ebpf modes: ebpf, "),
+        (
+            ("explain", "policy", "nftable"),
+            "",
+            2,
+            'there is no policy mode "nftable"; did you mean nftables? modes: ebpf, ',
+        ),
+        (
+            ("explain", "polici", "nftables"),
+            "",
+            2,
+            'there is no family "polici" of modes; did you mean policy? families: cni, proxy',
+        ),
         (("explain", "pood.spec"), "", 2, 'there is no kind "pood"; did you mean pod?'),
         (
             ("explain", "pod.spec.containres"),

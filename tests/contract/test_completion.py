@@ -82,6 +82,8 @@ def complete(line: str, shell: str = "bash") -> list[str]:
             ],
         ),
         ("kubenetlab explain pod.nothing.x", []),
+        ("kubenetlab explain policy n", ["nftables", "none"]),
+        ("kubenetlab explain pod n", []),
         ("kubenetlab completion ", ["bash", "zsh", "fish"]),
         ("kubenetlab up -f ", []),
         ("kubenetlab exec x -- ", []),

@@ -192,6 +192,14 @@ def explainable(incomplete: str) -> list[str]:
     )
 
 
+def modes_of_family(ctx: typer.Context) -> list[str]:
+    """Return the modes of the family that is the first argument."""
+    from kubenetlab.datapath.modes import FAMILIES, known
+
+    family = ctx.params.get("subject")
+    return list(known(family)) if family in FAMILIES else []
+
+
 def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]]) -> list[str]:
     from kubenetlab.api.kinds import find_kind
 

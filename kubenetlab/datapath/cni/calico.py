@@ -22,11 +22,11 @@ can have the annotations projectcalico.org/ASNumber and projectcalico.org/RouteR
 
 Network policies: NetworkPolicies of Kubernetes and of Calico (projectcalico.org/v3),
 GlobalNetworkPolicies and the policies of administrators are enforced, by default with the chains of
-Calico's iptables data plane (see `explain iptables`). Policies of one tier are evaluated in order,
-NetworkPolicies of Kubernetes with order 1000 in the tier `default`. Policies of Calico also apply
-to connections of a pod to its own node, and to itself by a Service; those of Kubernetes do not,
-which differs from Calico. Host endpoints, HTTP matches and labels of service accounts are reported
-as not enforced.
+Calico's iptables data plane (see `explain policy iptables`). Policies of one tier are evaluated in
+order, NetworkPolicies of Kubernetes with order 1000 in the tier `default`. Policies of Calico also
+apply to connections of a pod to its own node, and to itself by a Service; those of Kubernetes do
+not, which differs from Calico. Host endpoints, HTTP matches and labels of service accounts are
+reported as not enforced.
 
 With `wireguard: true` packets between pods of different nodes are encrypted, whatever the backend:
 the links are wireguard.cali (UDP port 51820) and, for IPv6, wg-v6.cali (51821). The blocks of other

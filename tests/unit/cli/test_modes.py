@@ -55,3 +55,24 @@ def test_needs_of_options_are_apart(
 )
 def test_short_names_have_the_manual_page_of_their_mode(name: str, mode: str) -> None:
     assert modes.find(name) == mode
+
+
+def test_a_family_selects_one_of_several_manuals(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without it, the first line says that there are several."""
+    modes.show_manual("nftables")
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == (
+        "There are 2 manuals of nftables, which follow; one alone: "
+        "`kubenetlab explain proxy nftables`, `kubenetlab explain policy nftables`"
+    )
+    assert len([line for line in lines if line.startswith("nftables: ")]) == 2
+    modes.show_manual("nftables", "policy")
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("nftables: verdict maps")
+    assert not any(line.startswith("nftables: ") for line in lines)
+    assert [mode["family"] for mode in modes.mode_data("nftables", "policy")] == ["policy"]
+
+
+def test_a_mode_of_another_family_is_not_found() -> None:
+    assert modes.find("flannel-vxlan", "cni") == "flannel"
+    assert modes.find("flannel", "policy") == ""
