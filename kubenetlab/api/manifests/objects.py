@@ -16,7 +16,7 @@ from kubenetlab.api.config import (
     VERSIONS,
     ClusterConfig,
 )
-from kubenetlab.api.config_versions import convert, served_versions
+from kubenetlab.api.config_versions import KIND_API_VERSION, convert, served_versions
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import (
     CONFIG_GROUPS,
@@ -127,17 +127,17 @@ def decode_object(value: JsonMapping, type_: type[Resource]) -> Decoded[Resource
         return _decode_config(value)
     decoded = decode(type_.converted(_fields(value)), type_)
     if type_ in _EXACT_KINDS:
-        decoded = _without_unknown_conditions(decoded)
+        decoded = _exact(decoded)
     return Decoded(
         _with_namespace(decoded.value), decoded.findings, _with_namespace(decoded.repaired)
     )
 
 
-def _without_unknown_conditions(decoded: Decoded[Resource]) -> Decoded[Resource]:
-    """Return unknown fields in the specification of a policy as errors.
+def _exact(decoded: Decoded[Resource]) -> Decoded[Resource]:
+    """Return unknown fields outside the metadata as errors.
 
     Such a field would be left out. A rule without one of its conditions matches more: a misspelt
-    peer would turn into all peers.
+    peer would turn into all peers. A lab without one of its settings is another lab.
     """
     findings = tuple(
         structs.replace(finding, is_unknown_field=False)
@@ -193,8 +193,8 @@ def _decode_config(value: JsonMapping) -> Decoded[Resource]:
             if networking.get(field) in (None, "")  # `decode` reports a value of a wrong type
         }
         fields["networking"] = {**networking, **missing}
-    decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
-    return Decoded(decoded.value, decoded.findings, decoded.repaired)
+    decoded: Decoded[Resource] = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
+    return decoded if value["apiVersion"] == KIND_API_VERSION else _exact(decoded)
 
 
 def _version_finding(api_version: object) -> Finding:

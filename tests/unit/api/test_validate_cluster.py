@@ -36,6 +36,11 @@ from tests.unit.api.test_validate import CLUSTER, assert_rejected
             "networking.cni: expected the name of a mode, or a mapping with the field `type`",
         ),
         (
+            "networking: {policyEngin: nftables}",
+            "networking.policyEngin: unknown field; did you mean policyEngine?",
+        ),
+        ("drifft: keep", "drifft: unknown field; did you mean drift?"),
+        (
             "networking: {cni: {type: bridge, layot: x}}",
             "networking.cni.layot: unknown field; did you mean layout?",
         ),

@@ -227,6 +227,12 @@ def test_a_configuration_of_kind_is_accepted_unchanged() -> None:
     assert manifests.warnings == ()
 
 
+def test_an_unknown_field_of_a_configuration_of_kind_is_a_warning() -> None:
+    """Kind has more fields than a lab, and other versions of kind have others."""
+    (problem,) = problems_of("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\ncolour: red\n")
+    assert (problem.is_warning, problem.message) == (True, "unknown field")
+
+
 def test_an_object_defined_twice_is_a_warning_and_the_later_definition_counts() -> None:
     """As with `kubectl apply`; but a second Cluster document is an error."""
     (warning,) = problems_of(deployment() + deployment())
