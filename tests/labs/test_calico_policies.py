@@ -156,6 +156,7 @@ def test_the_matrix_has_the_verdicts_of_all_policies(lab: Lab, engine: str) -> N
     assert egress["kernel"]
     described = lab.run("describe", "gnp", "security.internet").out
     assert re.search(r"Selected Pods:\s+shop/db \(.*\)\s+shop/web \(", described)
+    assert re.search(r"Peers of Rules:\s+spec\.egress\[\d\]:", described)
 
 
 PORTS = ", ports: [{name: sql, containerPort: 8080}]"

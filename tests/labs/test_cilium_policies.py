@@ -96,6 +96,7 @@ def test_a_denied_connection_is_explained_with_its_rule(lab: Lab) -> None:
     described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out
     assert "ebpf" in described
     assert "shop/web (" in described
+    assert "Peers of Rules:\n  spec.ingressDeny[0]:\n    shop/web (" in described
 
 
 def test_pings_and_checks_expect_what_the_policies_promise(lab: Lab) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.policies.peers import NamedHost, PolicyMembers
+    from kubenetlab.observe.policies.rule_peers import RulePeers
 
 _MAX_HOSTS: Final = 20
 """Maximum number of pods and hosts that are printed for a selector or range."""
@@ -65,6 +66,7 @@ def describe_tier_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.api.policies.tiers import TIER_KINDS, tier_policy
     from kubenetlab.cli.policies import policy_objects
     from kubenetlab.observe.policies.peers import PolicyMembers, named
+    from kubenetlab.observe.policies.rule_peers import RulePeersOfLab
 
     inspected = client.inspect()
     _print_engine(client, document, inspected)
@@ -84,6 +86,7 @@ def describe_tier_policy(client: Client, document: JsonMapping) -> None:
     rules = {key: document["spec"][key] for key in ("ingress", "egress") if key in document["spec"]}
     priority = {"priority": document["spec"]["priority"]} if "priority" in document["spec"] else {}
     print_data({**priority, **rules}, "yaml")
+    _print_rule_peers(RulePeersOfLab(objects.cluster, inspected).of_tier(in_tier))
 
 
 def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
@@ -91,6 +94,7 @@ def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS, specifications
     from kubenetlab.cli.policies import policy_objects
     from kubenetlab.observe.policies.peers import PolicyMembers, named
+    from kubenetlab.observe.policies.rule_peers import RulePeersOfLab
 
     inspected = client.inspect()
     _print_engine(client, document, inspected)
@@ -110,6 +114,7 @@ def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
         _print_cidr_groups(rule, objects.cluster)
         print_heading(title)
         print_data(given, "yaml")
+    _print_rule_peers(RulePeersOfLab(objects.cluster, inspected).of_cilium(policy))
 
 
 def _print_cidr_groups(rule: CiliumRule, cluster: Cluster) -> None:
@@ -145,6 +150,7 @@ def describe_calico_policy(client: Client, document: JsonMapping) -> None:
     from kubenetlab.api.kinds import writable
     from kubenetlab.cli.policies import policy_objects
     from kubenetlab.observe.policies.peers import PolicyMembers, named
+    from kubenetlab.observe.policies.rule_peers import RulePeersOfLab
 
     inspected = client.inspect()
     _print_engine(client, document, inspected)
@@ -164,6 +170,21 @@ def describe_calico_policy(client: Client, document: JsonMapping) -> None:
     _print_hosts(named(members.selected_by_calico(policy)), 1)
     print_heading("Spec")
     print_data({key: each for key, each in document["spec"].items() if key != "selector"}, "yaml")
+    _print_rule_peers(RulePeersOfLab(objects.cluster, inspected).of_calico(policy))
+
+
+def _print_rule_peers(rules: Sequence[RulePeers]) -> None:
+    """Print the pods and hosts that each rule means."""
+    from kubenetlab.api.text.decode import format_path
+
+    if rules:
+        print_heading("Peers of Rules")
+    for rule in rules:
+        echo(f"  {format_path(rule.path)}:")
+        if rule.hosts is None:
+            echo("    <any>")
+        else:
+            _print_hosts(rule.hosts, 2)
 
 
 def _print_engine(client: Client, document: JsonMapping, inspected: Inspection) -> None:

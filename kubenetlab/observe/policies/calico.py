@@ -212,6 +212,13 @@ class CalicoRules:
             and self._has_port(end, entity, party, traffic)
         )
 
+    def is_peer(self, entity: CalicoEntityRule, namespace: str, party: Party) -> bool:
+        """Return True if a party is one that an end of a rule means, whatever its ports."""
+        return _is_in_nets(entity, party.address) and (
+            self._is_selected(entity, namespace, party)
+            and self._is_endpoint("source", entity, namespace, party, Traffic("TCP"))
+        )
+
     def _is_selected(self, entity: CalicoEntityRule, namespace: str, party: Party) -> bool:
         items = self._items_of(party)
         excluded = parse_selector(entity.not_selector)

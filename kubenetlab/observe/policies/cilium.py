@@ -112,7 +112,7 @@ class CiliumRules:
                 peers = has_peers(rule)
                 if (
                     peers is not False
-                    and (peers is None or self._is_peer(policy, rule, ends.subject, ends.peer))
+                    and (peers is None or self.is_peer(policy, rule, ends.subject, ends.peer))
                     and self._is_traffic(rule, ends.destination, ends.traffic)
                 ):
                     yield RuleReference(
@@ -159,9 +159,10 @@ class CiliumRules:
             self._labels[pod.full_name] = identity_labels(pod, namespace)
         return self._labels[pod.full_name]
 
-    def _is_peer(
+    def is_peer(
         self, policy: CiliumPolicy, rule: AnyCiliumRule, subject: Party, party: Party
     ) -> bool:
+        """Return True if a party is a peer of a rule, as the pod of the policy sees it."""
         entities = self._entities(subject, party)
         if isinstance(rule, CiliumIngressRule | CiliumIngressDenyRule):
             endpoints, nodes = rule.from_endpoints, rule.from_nodes

@@ -21,7 +21,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.observe.policies.model import Party, RuleReference, Traffic
 from kubenetlab.observe.policies.subjects import Subjects, is_in
 
-_Peer = ClusterNetworkPolicyIngressPeer | ClusterNetworkPolicyEgressPeer
+TierPeer = ClusterNetworkPolicyIngressPeer | ClusterNetworkPolicyEgressPeer
 
 
 class TierRules:
@@ -43,11 +43,11 @@ class TierRules:
     ) -> RuleReference | None:
         """Return the first rule of a tier that matches a connection, for one of its ends."""
         for policy in self._policies(subject.pod, direction, tier):
-            for index, (peers, protocols, action, name) in enumerate(_rules(policy, direction)):
+            for index, (peers, protocols, action, name) in enumerate(rules_of(policy, direction)):
                 is_protocol = not protocols or any(
                     self._is_protocol(entry, destination, traffic) for entry in protocols
                 )
-                if is_protocol and any(self._is_peer(entry, peer) for entry in peers):
+                if is_protocol and any(self.is_peer(entry, peer) for entry in peers):
                     return RuleReference(policy.name, index, policy.kind, name, action)
         return None
 
@@ -72,7 +72,7 @@ class TierRules:
     def _all(self) -> Sequence[TierPolicy]:
         return tier_policies(self._cluster)
 
-    def _is_peer(self, peer: _Peer, party: Party) -> bool:
+    def is_peer(self, peer: TierPeer, party: Party) -> bool:
         """Return True if a party is a peer. Domain names are those of external hosts."""
         if peer.namespaces is not None or peer.pods is not None:
             pod = self._subjects.get(party.pod)
@@ -112,9 +112,9 @@ class TierRules:
         return first <= traffic.port <= last
 
 
-def _rules(
+def rules_of(
     policy: TierPolicy, direction: Direction
-) -> Iterable[tuple[Sequence[_Peer], Sequence[ClusterNetworkPolicyProtocol], Action, str]]:
+) -> Iterable[tuple[Sequence[TierPeer], Sequence[ClusterNetworkPolicyProtocol], Action, str]]:
     """Return peers, protocols, action and name of each rule of a policy in one direction."""
     if direction == "Ingress":
         return (
