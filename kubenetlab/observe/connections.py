@@ -12,7 +12,7 @@ from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
-from kubenetlab.observe.pod_ports import PodPort
+from kubenetlab.observe.pod_ports import HostPort, PodPort
 from kubenetlab.observe.targets.grammar import WORKLOADS, Target
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.lookups import service_named
@@ -54,12 +54,7 @@ class Ends:
     def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
         if isinstance(destination, ServiceTarget):
-            name = f"{destination.namespace}/{destination.name}"
-            reached = (
-                _Reached("", frozenset([name]), destination.port)
-                if isinstance(destination, PodPort)
-                else _Reached(name, port=destination.port)
-            )
+            reached = _reached_port(destination)
             addresses, protocol = (destination.address,), destination.protocol
             return self._with_traffic(self._connection(source, reached), addresses, protocol)
         pods = frozenset([_name(destination)] if destination.kind == "pod" else [])
@@ -220,6 +215,8 @@ class Ends:
         port = f"{destination.port}/{destination.protocol}{family}"
         if isinstance(destination, PodPort):
             return f"{self._stable_pod(destination.namespace, destination.name)}:{port}"
+        if isinstance(destination, HostPort):
+            return f"ext/{destination.name}:{port}"
         where = "" if destination.namespace == "default" else f"{destination.namespace}/"
         kind = "lb" if destination.is_outside else "svc"
         return f"{kind}/{where}{destination.name}:{port}"
@@ -347,6 +344,14 @@ class Ends:
                 )
                 indexes[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], index
         return indexes
+
+
+def _reached_port(port: ServiceTarget) -> _Reached:
+    """Return the objects that a port of the matrix belongs to."""
+    name = f"{port.namespace}/{port.name}"
+    if isinstance(port, PodPort):
+        return _Reached("", frozenset([name]), port.port)
+    return _Reached("" if isinstance(port, HostPort) else name, port=port.port)
 
 
 def _name(place: Location) -> str:

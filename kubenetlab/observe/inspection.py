@@ -27,6 +27,13 @@ class InspectedHost(InspectedSandbox):
     """At most one per family, the primary family first."""
 
 
+class InspectedExternalHost(InspectedHost):
+    """An external host with its ports."""
+
+    ports: list[int]
+    """TCP ports on which it serves."""
+
+
 class InspectedNode(InspectedHost):
     """A node."""
 
@@ -152,7 +159,7 @@ class Inspection(TypedDict):
     neighbors: str
     nodes: list[InspectedNode]
     pods: list[InspectedPod]
-    external: list[InspectedHost]
+    external: list[InspectedExternalHost]
     services: list[InspectedService]
     router: InspectedRouter
     other_routers: list[InspectedRouter]

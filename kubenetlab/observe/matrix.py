@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -16,10 +17,11 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
-from kubenetlab.observe.pod_ports import PodPort, expect_port, pod_ports
+from kubenetlab.observe.pod_ports import HostPort, PodPort, expect_port, host_ports, pod_ports
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.reasons import PlaceOf, denials, no_place, reasons
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+from kubenetlab.observe.policy_probes import PolicyProbes, policy_probes
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.targets.locations import Location, places
 
@@ -77,6 +79,11 @@ class Matrix(Struct, frozen=True):
     destinations: tuple[Destination, ...]
     cells: tuple[Cell, ...]
     """Cells row by row, without the cell of a place to itself."""
+    left_out: int = 0
+    """Number of connections by SCTP to ports that policies name, which are not tested.
+
+    This kernel does not have SCTP, and nothing listens on the ports.
+    """
 
     @property
     def faults(self) -> list[Cell]:
@@ -142,35 +149,39 @@ def probe_matrix(
     sources: Sequence[Location] | None = None,
     deadline_s: float = 1.0,
     policies: PolicyVerdicts | None = None,
-    has_pod_ports: bool = False,
+    has_ports: bool = False,
 ) -> Matrix:
     """Send every probe of the matrix in every family.
 
     seen: document of `inspect`. sources: the rows; every place if None.
     policies: network policies that the lab enforces; None without any.
-    has_pod_ports: also connect to the ports on which pods listen.
+    has_ports: also connect to the ports on which pods and hosts outside listen, and to those that
+        policies name.
     """
     all_places = matrix_places(seen)
     rows = tuple(sources if sources is not None else all_places)
     candidates: tuple[Destination, ...] = (
         *all_places,
-        *(pod_ports(seen) if has_pod_ports else ()),
+        *((*pod_ports(seen), *host_ports(seen)) if has_ports else ()),
         *service_ports(seen),
     )
     columns = tuple(
         column for column in candidates if any(_have_common_family(row, column) for row in rows)
     )
     context = facts_of(seen, policies)
+    of_policies = PolicyProbes()
+    if has_ports and policies is not None:
+        of_policies = policy_probes(rows, seen, policies)
     pairs = [
         (row, column)
         for row in rows
-        for column in columns
-        if _have_common_family(row, column)
-        and not (isinstance(column, Location) and column.sandbox == row.sandbox)
+        for column in (*columns, *of_policies.ports.get(row.sandbox, ()))
+        if _have_common_family(row, column) and not _is_itself(row, column)
     ]
+    columns = tuple(dict.fromkeys((*columns, *chain.from_iterable(of_policies.ports.values()))))
     expectations = [
         expect_port(row, column, context)
-        if isinstance(column, PodPort)
+        if isinstance(column, PodPort | HostPort)
         else expect(row, column, context)
         for row, column in pairs
     ]
@@ -196,7 +207,7 @@ def probe_matrix(
             pairs, expectations, probes, strict=True
         )
     )
-    return Matrix(rows, columns, cells)
+    return Matrix(rows, columns, cells, of_policies.left_out)
 
 
 def _probes(
@@ -210,6 +221,13 @@ def _probes(
     for address in destination.addresses:
         if _shares_family(source, address):
             yield ProbeRequest(source, "ICMP", address, expects_answer=expects_answer)
+
+
+def _is_itself(source: Location, destination: Destination) -> bool:
+    """Return True for a place and itself, or a port of an external host and that host."""
+    if isinstance(destination, HostPort):
+        return source.kind == "ext" and source.name == destination.name
+    return isinstance(destination, Location) and destination.sandbox == source.sandbox
 
 
 def _have_common_family(source: Location, destination: Destination) -> bool:

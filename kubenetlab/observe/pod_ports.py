@@ -1,4 +1,4 @@
-"""Ports of pods as destinations of probes."""
+"""Ports of pods and of hosts outside as destinations of probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kubenetlab.observe.targets.grammar import pod_title, with_port
 from kubenetlab.observe.targets.locations import Location
 
 if TYPE_CHECKING:
-    from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.inspection import InspectedExternalHost, Inspection
 
 _Protocol = Literal["TCP", "UDP", "SCTP"]
 
@@ -18,10 +18,25 @@ _Protocol = Literal["TCP", "UDP", "SCTP"]
 class PodPort(ServiceTarget, frozen=True):
     """One port of a pod at one of its addresses, which is also its only endpoint."""
 
+    is_served: bool = True
+    """False for a port on which nothing listens: the kernel refuses allowed connections."""
+
     @property
     def title(self) -> str:
         family = f" {self.family}" if self.family else ""
         return with_port(pod_title(self.namespace, self.name), self.port, self.protocol) + family
+
+
+class HostPort(ServiceTarget, frozen=True):
+    """One port of an external host at one of its addresses."""
+
+    is_served: bool = True
+    """False for a port on which nothing listens: the kernel refuses allowed connections."""
+
+    @property
+    def title(self) -> str:
+        family = f" {self.family}" if self.family else ""
+        return with_port(f"ext:{self.name}", self.port, self.protocol) + family
 
 
 def pod_ports(seen: Inspection) -> Iterator[PodPort]:
@@ -50,15 +65,51 @@ def pod_ports(seen: Inspection) -> Iterator[PodPort]:
                 )
 
 
-def expect_port(source: Location, port: PodPort, context: ClusterFacts) -> Expectation:
-    """Return the expected outcome of a connection to a port on which a pod listens."""
-    if source.kind not in ("pod", "node") and not context.is_announced(port.address):
+def host_ports(seen: Inspection) -> Iterator[HostPort]:
+    """Yield the ports on which external hosts serve."""
+    for host in seen["external"]:
+        if host["pid"]:
+            for address in host["addresses"]:
+                for number in host.get("ports", ()):  # absent from an agent of an earlier version
+                    yield host_port(host, address, number)
+
+
+def host_port(
+    host: InspectedExternalHost,
+    address: str,
+    number: int,
+    protocol: _Protocol = "TCP",
+    *,
+    is_served: bool = True,
+) -> HostPort:
+    """Return a port of an external host at one of its addresses."""
+    family = "IPv6" if ":" in address else "IPv4"
+    return HostPort(
+        "",
+        host["name"],
+        address,
+        number,
+        protocol,
+        ((address, number),),
+        family=family if len(host["addresses"]) > 1 else "",
+        is_served=is_served,
+    )
+
+
+def expect_port(source: Location, port: PodPort | HostPort, context: ClusterFacts) -> Expectation:
+    """Return the expected outcome of a connection to a port of a pod or of an external host."""
+    if isinstance(port, HostPort):
+        is_known = True
+    elif source.kind not in ("pod", "node") and not context.is_announced(port.address):
         return "nothing"
-    # The port of a program of the user may be open later, or never.
-    is_known = port.address in context.listening
+    else:
+        # The port of a program of the user may be open later, or never.
+        is_known = port.address in context.listening
     if context.policies is not None:
         decision = context.policies.decision(source, port.address, port.port, port.protocol)
         if decision == "denied":
             return "nothing"
         is_known = is_known and decision == "allowed"
-    return "answer" if is_known else "any"
+    if not is_known:
+        return "any"
+    return "answer" if port.is_served else "refused"

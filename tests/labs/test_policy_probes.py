@@ -13,7 +13,7 @@ import pytest
 
 from tests.labs.lab import COMMAND, Lab, run
 from tests.labs.test_output_schemas import assert_valid
-from tests.unit.observe.policies.worlds import PODS, policy
+from tests.unit.observe.policies.worlds import PODS, pod, policy
 
 CLUSTER = """
 apiVersion: kubenetlab.dev/v1alpha1
@@ -308,3 +308,56 @@ def test_a_name_that_a_policy_keeps_from_resolving_names_the_policy(
     assert reason in result.out
     assert "next: kubenetlab explain-policy default/far svc:kube-system/kube-dns:53" in result.err
     assert reason in lab.run("ping", "far", "http://nowhere", status=2).err
+
+
+PORTS = policy(
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: "
+    "{app: client}}}], ports: [{port: 5432}, {port: 5432, protocol: UDP}, "
+    "{port: 6000, endPort: 6005}]}]}",
+    "ports",
+) + policy(
+    "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: "
+    "[{podSelector: {}}]}, {to: [{ipBlock: {cidr: 198.51.100.0/24}}], ports: [{port: 443}]}]}",
+    "internet",
+)
+
+
+@pytest.mark.parametrize(("engine", "cni"), CNI_OF.items())
+def test_ports_on_which_nothing_listens_are_checked(
+    lab: Lab, engine: str, cni: str, tmp_path: Path
+) -> None:
+    """Allowed connections are refused; hosts outside count with their ports, too."""
+    cluster = CLUSTER.replace("dual", "ipv4").replace("nodes:", "drift: keep\nnodes:", 1)
+    cluster = cluster.replace(
+        "nodes:",
+        "external: [{name: api, address: 198.51.100.20, ports: [443]}, "
+        "{name: old, address: 198.51.100.30}]\nnodes:",
+        1,
+    )
+    pods = pod("web") + pod("client") + pod("far", "worker2")
+    lab.up(cluster + pods + PORTS, "--cni", cni, "--policy", engine)
+    report = lab.run("check", "-o", "json").json
+    results = {(each["source"], each["target"]): each for each in report["checks"]}
+    found = {
+        (source.removeprefix("default/"), target.removeprefix("default/")): each["found"]
+        for (source, target), each in results.items()
+    }
+    for port in ("5432/TCP", "5432/UDP", "6000/TCP", "6005/TCP"):
+        assert found["client", f"web:{port}"] == "refused"
+        assert found["far", f"web:{port}"] == "silence"
+    assert found["client", "web:6006/TCP"] == "silence"
+    assert found["client", "ext:api:443/TCP"] == "answer"
+    assert found["client", "ext:old:443/TCP"] == "refused"
+    assert ("far", "ext:old:443/TCP") not in found
+    table = tmp_path / "expect.yaml"
+    lab.run("check", "--generate", str(table))
+    rows = table.read_text().splitlines()
+    assert "- {from: default/client, to: default/web, port: 5432, expect: reject}" in rows
+    assert "- {from: default/far, to: default/web, port: 5432, expect: deny}" in rows
+    everyone = '"each:Namespace/default"'
+    assert f'- {{from: {everyone}, to: "ext:api", port: 443, expect: allow}}' in rows
+    assert lab.run("check", str(table)).out.endswith("hold\n")
+    if engine == "nftables":
+        lab.run("exec", "node:worker", "--", "nft", "flush", "ruleset")
+        fails = lab.run("check", status=1).out
+        assert "default/web:5432/TCP: expected nothing, found refused" in fails

@@ -11,6 +11,7 @@ import typer
 
 from kubenetlab.cli.labs.diagnostics import note_absent_pods
 from kubenetlab.cli.policies import enforced_policies, policy_places
+from kubenetlab.cli.terminal.printing import note
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -162,18 +163,21 @@ def check_promise(
 def probe_everything(
     client: Client, deadline_s: float
 ) -> tuple[Matrix, Inspection, PolicyVerdicts | None]:
-    """Probe all pods, their ports, nodes, Services and hosts outside, from all of them.
+    """Probe all pods, nodes, Services, hosts outside, and their ports, from all of them.
 
     Return the matrix, the document of `inspect`, and the policies that were considered.
     """
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.matrix import probe_matrix
+    from kubenetlab.observe.probe_sockets import NO_SCTP
 
     inspected = client.inspect()
     policies = enforced_policies(client, inspected)
     note_absent_pods(inspected)
     enter_lab(client.open_init())
-    matrix = probe_matrix(inspected, deadline_s=deadline_s, policies=policies, has_pod_ports=True)
+    matrix = probe_matrix(inspected, deadline_s=deadline_s, policies=policies, has_ports=True)
+    if matrix.left_out:
+        note(f"{matrix.left_out} connections to ports that policies name are not tested: {NO_SCTP}")
     return matrix, inspected, policies
 
 

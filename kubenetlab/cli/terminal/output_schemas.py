@@ -238,7 +238,7 @@ OUTPUTS: Final[JsonMapping] = {
                 ],
             }
         ],
-        "external": [{**_PLACE, "addresses": ["text"]}],
+        "external": [{**_PLACE, "addresses": ["text"], "ports": ["whole: served by the host"]}],
         "services": [{"*": "any: addresses, policies, ports and endpoints of a Service"}],
         "router": _ROUTER,
         "other_routers": [_ROUTER],

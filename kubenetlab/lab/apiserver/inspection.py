@@ -108,6 +108,7 @@ def inspection(agent: Agent) -> Inspection:
                 "name": host.name,
                 **location(names.external_netns(host.name)),
                 "addresses": list(host.addresses(versions)),
+                "ports": list(host.ports),
             }
             for host in cluster.config.external
         ],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kubenetlab.observe.checks.truth_table import Expected
 from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.matrix import Cell
-from kubenetlab.observe.pod_ports import PodPort
+from kubenetlab.observe.pod_ports import HostPort, PodPort
 from kubenetlab.observe.targets.grammar import pod_title
 from kubenetlab.observe.targets.locations import Location
 
@@ -40,7 +40,7 @@ class _Port(NamedTuple):
 class _Groups:
     """Groups of pods that can share a row."""
 
-    def __init__(self, seen: Inspection) -> None:
+    def __init__(self, seen: Inspection, cells: Sequence[Cell]) -> None:
         self._system = seen["system_namespaces"]
         self._group: dict[str, str] = {}
         """Title of a pod → group."""
@@ -51,6 +51,29 @@ class _Groups:
             kind, _, name = (pod["workload"] or "").partition("/")
             self._group[title] = f"each:{kind}/{pod['namespace']}/{name}" if name else title
             self._namespace[title] = pod["namespace"]
+
+        self._members: dict[str, dict[str, None]] = {}
+        """Group → titles of the sources in it."""
+        self._groups_in: dict[str, set[str]] = {}
+        """Namespace → groups of the sources in it."""
+        titles = dict.fromkeys(cell.source.title for cell in cells if self.is_included(cell.source))
+        for title in titles:
+            group = self.of(title)
+            self._members.setdefault(group, {})[title] = None
+            self._groups_in.setdefault(self.namespace_of(title), set()).add(group)
+
+    def are_all(self, namespace: str, groups: Iterable[str]) -> bool:
+        """Return True if groups are all those of a namespace."""
+        return self._groups_in.get(namespace, set()) <= set(groups)
+
+    def have_all(self, source: str, destination: str, pairs: AbstractSet[_Pair]) -> bool:
+        """Return True if all connections between two groups are among some pairs."""
+        return all(
+            (first, second) in pairs
+            for first in self._members.get(source, (source,))
+            for second in self._members.get(destination, (destination,))
+            if first != second
+        )
 
     def is_included(self, place: Location) -> bool:
         """Return True for the pods of users and for external hosts."""
@@ -71,12 +94,12 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
 
     cells: cells of a matrix with the ports of pods. name: name of the table.
     """
-    groups = _Groups(seen)
+    groups = _Groups(seen, cells)
     used = [cell for cell in cells if groups.is_included(cell.source)]
     connectable = {
         pod_title(cell.destination.namespace, cell.destination.name)
         for cell in used
-        if isinstance(cell.destination, PodPort)
+        if isinstance(cell.destination, PodPort) and cell.destination.is_served
     }
     results: dict[_Port, dict[str, dict[_Pair, Expected]]] = {}
     varying: dict[str, int] = {}
@@ -88,8 +111,7 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
         if cell.expected == "any" and isinstance(cell.destination, ServiceTarget):
             varying[title] = varying.get(title, 0) + 1
         elif title != cell.source.title and cell.results[0][1].outcome != "not testable":
-            # Not `reject`: hosts limit the rate of the ICMP errors by which they refuse.
-            expected: Expected = "allow" if cell.results[0][1].outcome == "answer" else "deny"
+            expected = _expected(cell)
             pairs = results.setdefault(port, {}).setdefault(family, {})
             pairs[cell.source.title, title] = expected
     lines = [
@@ -119,6 +141,19 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _expected(cell: Cell) -> Expected:
+    """Return what a row expects so that it holds now.
+
+    It is `reject` only where policies allow connections to a port on which nothing listens: other
+    hosts may limit the rate of the ICMP errors by which they refuse.
+    """
+    outcome, port = cell.results[0][1].outcome, cell.destination
+    if outcome == "answer":
+        return "allow"
+    is_unserved = isinstance(port, PodPort | HostPort) and not port.is_served
+    return "reject" if is_unserved and outcome == "refused" else "deny"
+
+
 def _destination(
     cell: Cell, groups: _Groups, connectable: AbstractSet[str]
 ) -> tuple[_Port, str, str] | None:
@@ -129,6 +164,10 @@ def _destination(
         if groups.namespace_of(title) in groups._system:
             return None
         port = _Port(_PODS, groups.of(title), destination.port, destination.protocol)
+        return port, title, destination.family
+    if isinstance(destination, HostPort):
+        title = f"ext:{destination.name}"
+        port = _Port(_HOSTS, title, destination.port, destination.protocol)
         return port, title, destination.family
     if isinstance(destination, ServiceTarget):
         kind = "lb" if destination.is_outside else "svc"
@@ -155,11 +194,20 @@ def _rows(
         by_namespace.setdefault(namespace, []).append(source)
     for namespace, sources in by_namespace.items():
         values = {value for source in sources for value in by_group[source].values()}
-        if _can_share(namespace, sources, values, port, groups):
+        is_complete = {
+            source: groups.have_all(source, port.group, by_group[source].keys())
+            for source in sources
+        }
+        if (
+            all(is_complete.values())
+            and groups.are_all(namespace, sources)
+            and _can_share(namespace, sources, values, port, groups)
+        ):
             rows[f"each:Namespace/{namespace}", port.group] = values.pop()
             continue
         for source in sources:
-            rows |= _split(source, port.group, by_group[source])
+            own = by_group[source]
+            rows |= _split(source, port.group, own) if is_complete[source] else own
     for (source, destination), expected in sorted(rows.items(), key=_row_order):
         fields = {"from": source, "to": destination}
         text = ", ".join(f"{key}: {_scalar(value)}" for key, value in fields.items())

@@ -72,7 +72,7 @@ class PolicyVerdicts:
 
         port: 0 for ICMP.
         """
-        key = self._key(source, address, port, protocol)
+        key = self.key(source, address, port, protocol)
         if key not in self._decisions:
             self._decisions[key] = {
                 (entry.address, entry.port): self._decision(entry)
@@ -134,7 +134,7 @@ class PolicyVerdicts:
         roles: tuple[Role, Role] = ("subject", "peer") if is_source else ("peer", "subject")
         return self._class(party, "Egress", roles[0]), self._class(party, "Ingress", roles[1])
 
-    def _key(self, source: Location, address: str, port: int, protocol: Protocol) -> Hashable:
+    def key(self, source: Location, address: str, port: int, protocol: Protocol) -> Hashable:
         """Return a key that connections with the same decisions share."""
         exact = (source.sandbox, address, port, protocol)
         own = self._sources.get((source.sandbox, ":" in address))

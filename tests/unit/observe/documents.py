@@ -73,6 +73,7 @@ SEEN: Any = {
             "sandbox": "ext/client",
             "netns": "/n30",
             "addresses": ["198.51.100.10"],
+            "ports": [],
         }
     ],
     "pods": [

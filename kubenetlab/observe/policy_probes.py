@@ -1,0 +1,232 @@
+"""Probes of the ports that policies name and on which nothing listens.
+
+Where the policies allow a connection to such a port, the kernel of the destination refuses it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, structs
+
+from kubenetlab.api.pods import Pod
+from kubenetlab.observe.pod_ports import HostPort, PodPort, host_port
+from kubenetlab.observe.policies.policy_ports import (
+    LAST_PORT,
+    NO_PORTS,
+    PolicyPorts,
+    PortRange,
+    RulePorts,
+    TransportProtocol,
+    other_port,
+)
+from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+from kubenetlab.observe.targets.locations import Location
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
+
+MAX_PROBES: Final = 10_000
+"""Maximum number of probes for all pairs of places.
+
+If there are more, one pair of two nodes stands for all pairs that the policies treat alike.
+"""
+
+_Port = PodPort | HostPort
+
+
+class _Destination(Struct, frozen=True):
+    """A pod or an external host at one address."""
+
+    port: _Port
+    """Any port of it."""
+    served: AbstractSet[tuple[str, int]]
+    """(protocol, port) pairs on which it listens."""
+    rules: RulePorts = NO_PORTS
+    """Ports in the rules of policies for connections to it."""
+    declared: tuple[tuple[str, TransportProtocol, int], ...] = ()
+    """Name, protocol and number of the ports that have a name."""
+    node: str = ""
+
+
+class PolicyProbes(Struct, frozen=True):
+    """Probes of the ports that policies name."""
+
+    ports: Mapping[str, Sequence[_Port]] = {}
+    """Sandbox of a source → the ports to which it connects."""
+    left_out: int = 0
+    """Number of probes of SCTP that are left out, because this kernel does not have it."""
+
+
+def policy_probes(
+    sources: Sequence[Location], seen: Inspection, policies: PolicyVerdicts
+) -> PolicyProbes:
+    """Return the probes of the ports that policies name, from some sources.
+
+    For a pod, these are the ports in the rules about connections to it, and for a source those in
+    the rules about its connections that mean the destination: single ports, both ends of ranges and
+    the port beside.
+    """
+    ports = PolicyPorts(policies.objects.cluster)
+    destinations = [*_pods(seen, policies, ports), *_hosts(seen)]
+    has_sctp = _has_sctp()
+    result: dict[str, list[_Port]] = {}
+    left_out = 0
+    for source in sources:
+        own = result.setdefault(source.sandbox, [])
+        rules = ports.of(f"{source.namespace}/{source.name}", "Egress")
+        if source.kind != "pod" or source.is_host_network:
+            rules = NO_PORTS
+        for destination in destinations:
+            if _is_probed(source, destination.port):
+                numbers = dict.fromkeys(_numbers(source, rules, destination, policies))
+                unserved = [
+                    _with_port(destination.port, protocol, number)
+                    for protocol, number in sorted(numbers, key=lambda pair: pair[::-1])
+                    if (protocol, number) not in destination.served
+                ]
+                testable = [port for port in unserved if has_sctp or port.protocol != "SCTP"]
+                left_out += len(unserved) - len(testable)
+                own += testable
+    if sum(map(len, result.values())) > MAX_PROBES:
+        nodes = {each.port.address: each.node for each in destinations}
+        return PolicyProbes(_distinct(sources, result, nodes, policies), left_out)
+    return PolicyProbes(result, left_out)
+
+
+def _pods(seen: Inspection, policies: PolicyVerdicts, ports: PolicyPorts) -> Iterator[_Destination]:
+    """Yield the running pods with a network of their own, once for each address."""
+    for entry in seen["pods"]:
+        pod = policies.objects.cluster.get(Pod, entry["namespace"], entry["name"])
+        if not entry["pid"] or entry["host_network"] or pod is None:
+            continue
+        listening = [
+            text.partition("/")
+            for container in entry["containers"]
+            for text in container.get("listening", ())
+        ]
+        declared = tuple(
+            (port.name.lower(), port.protocol, port.container_port)
+            for container in pod.spec.long_running_containers
+            for port in container.ports
+            if port.name
+        )
+        for address in entry["addresses"]:
+            family = "IPv6" if ":" in address else "IPv4"
+            any_port = PodPort(
+                entry["namespace"],
+                entry["name"],
+                address,
+                0,
+                "TCP",
+                (),
+                family=family if len(entry["addresses"]) > 1 else "",
+                is_served=False,
+            )
+            yield _Destination(
+                any_port,
+                frozenset((protocol, int(number)) for number, _, protocol in listening),
+                ports.of(pod.full_name, "Ingress"),
+                declared,
+                entry["node"] or "",
+            )
+
+
+def _hosts(seen: Inspection) -> Iterator[_Destination]:
+    """Yield the external hosts, once for each address."""
+    for host in seen["external"]:
+        if host["pid"]:
+            served = frozenset(("TCP", port) for port in host.get("ports", ()))
+            for address in host["addresses"]:
+                yield _Destination(host_port(host, address, 0, is_served=False), served)
+
+
+def _is_probed(source: Location, port: _Port) -> bool:
+    """Return True if packets of a source may reach a destination that is not the source itself."""
+    if (":" in port.address) not in {":" in address for address in source.addresses}:
+        return False
+    if isinstance(port, HostPort):
+        return source.kind == "pod"
+    return source.kind in ("pod", "node") and port.address not in source.addresses
+
+
+def _numbers(
+    source: Location, rules: RulePorts, destination: _Destination, policies: PolicyVerdicts
+) -> Iterator[tuple[TransportProtocol, int]]:
+    """Yield protocol and number of the ports to probe, also of those on which something listens.
+
+    rules: ports in the rules of policies for connections from the source.
+    """
+    known = rules.ranges | destination.rules.ranges
+    for each in known:
+        if each in destination.rules.ranges or _is_meant(
+            source, each, known, destination, policies
+        ):
+            yield each.protocol, each.first
+            if each.last != each.first:
+                yield each.protocol, each.last
+                beside = each.last + 1 if each.last < LAST_PORT else each.first - 1
+                if beside:
+                    yield each.protocol, beside
+    names = rules.names | destination.rules.names
+    yield from (
+        (protocol, number) for name, protocol, number in destination.declared if name in names
+    )
+
+
+def _is_meant(
+    source: Location,
+    ports: PortRange,
+    known: AbstractSet[PortRange],
+    destination: _Destination,
+    policies: PolicyVerdicts,
+) -> bool:
+    """Return True if policies of a source decide about some ports unlike about other ports."""
+    served = {PortRange(ports.protocol, port, port) for _, port in destination.served}
+    other = other_port(ports.protocol, known | served)
+    if other is None:
+        return True
+    address = destination.port.address
+    return policies.decision(source, address, ports.first, ports.protocol) != policies.decision(
+        source, address, other, ports.protocol
+    )
+
+
+def _with_port(port: _Port, protocol: TransportProtocol, number: int) -> _Port:
+    return structs.replace(
+        port, port=number, protocol=protocol, endpoints=((port.address, number),)
+    )
+
+
+def _distinct(
+    sources: Sequence[Location],
+    probes: Mapping[str, Sequence[_Port]],
+    nodes: Mapping[str, str],
+    policies: PolicyVerdicts,
+) -> Mapping[str, Sequence[_Port]]:
+    """Return one probe for those between two nodes about which policies decide alike.
+
+    nodes: address of a destination → node of the pod.
+    """
+    seen: set[Hashable] = set()
+    result: dict[str, list[_Port]] = {}
+    for source in sources:
+        for port in probes[source.sandbox]:
+            key = policies.key(source, port.address, port.port, port.protocol)
+            place = (key, source.node, nodes[port.address])
+            if place not in seen:
+                seen.add(place)
+                result.setdefault(source.sandbox, []).append(port)
+    return result
+
+
+def _has_sctp() -> bool:
+    """Return True if this kernel has SCTP."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True

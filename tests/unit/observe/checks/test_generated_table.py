@@ -1,0 +1,40 @@
+"""Tables that are generated from probes."""
+
+from __future__ import annotations
+
+from kubenetlab.observe.checks.generated_table import generated_table
+from kubenetlab.observe.matrix import Cell
+from kubenetlab.observe.pod_ports import host_port
+from kubenetlab.observe.prober import Result
+from tests.unit.observe.policies.worlds import PODS, World, world
+
+LAB = world("", PODS)
+
+
+def _rows(lab: World, sources: tuple[str, ...], *, is_served: bool = True) -> list[str]:
+    """Return the rows to a port of an external host from some pods; all pods ping the host."""
+    host = lab.seen["external"][0]
+    address = host["addresses"][0]
+    port = host_port(host, address, 443, is_served=is_served)
+    ping = ((address, Result("answer")),)
+    connect = ((address, Result("answer" if is_served else "refused")),)
+    cells = [
+        *(
+            Cell(lab.places[name], lab.places["ext:client"], "answer", ping)
+            for name in ("web", "client", "far")
+        ),
+        *(Cell(lab.places[name], port, "answer", connect) for name in sources),
+    ]
+    text = generated_table(cells, lab.seen, "lab")
+    return [line for line in text.splitlines() if "port: 443" in line]
+
+
+def test_pods_of_a_namespace_share_a_row_if_all_were_probed() -> None:
+    """A row for the namespace would say too much about the others."""
+    assert _rows(LAB, ("web", "client", "far")) == [
+        '- {from: "each:Namespace/default", to: "ext:client", port: 443, expect: allow}'
+    ]
+    assert _rows(LAB, ("web", "far"), is_served=False) == [
+        '- {from: default/far, to: "ext:client", port: 443, expect: reject}',
+        '- {from: default/web, to: "ext:client", port: 443, expect: reject}',
+    ]

@@ -1,0 +1,94 @@
+"""Probes of the ports that policies name, and of the ports of hosts outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.observe import policy_probes
+from kubenetlab.observe.expect import facts_of
+from kubenetlab.observe.pod_ports import PodPort, expect_port, host_port, host_ports
+from kubenetlab.observe.targets.locations import places
+from tests.unit.observe.policies.worlds import PODS, World, policy, world
+
+TO_WEB = policy(
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: "
+    "{app: client}}}], ports: [{port: 7000}, {port: 7100, endPort: 7199}, "
+    "{port: 7000, protocol: UDP}, {port: 7000, protocol: SCTP}]}]}"
+)
+FROM_CLIENT = policy(
+    "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: ["
+    "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 7000}]}, "
+    "{to: [{ipBlock: {cidr: 198.51.100.0/24}}], ports: [{port: 443}]}]}"
+)
+
+
+def probed(lab: World) -> dict[tuple[str, str], str]:
+    """Return the expected outcome of each probe of a port that policies name."""
+    facts = lab.facts
+    sources = {place.sandbox: place for place in places(lab.seen)}
+    probes = policy_probes.policy_probes(list(sources.values()), lab.seen, lab.policies)
+    return {
+        (sources[sandbox].title, port.title): expect_port(sources[sandbox], port, facts)
+        for sandbox, ports in probes.ports.items()
+        for port in ports
+    }
+
+
+def test_ports_of_a_selected_pod_are_probed_from_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Single ports, both ends of a range and the port beside; allowed ones are refused."""
+    monkeypatch.setattr(policy_probes, "_has_sctp", lambda: True)
+    probes = probed(world(TO_WEB, PODS))
+    of_client = {port: result for (source, port), result in probes.items() if "client" in source}
+    assert of_client == {
+        "default/web:7000/TCP": "refused",
+        "default/web:7000/UDP": "refused",
+        "default/web:7000/SCTP": "refused",
+        "default/web:7100/TCP": "refused",
+        "default/web:7199/TCP": "refused",
+        "default/web:7200/TCP": "nothing",
+    }
+    assert probes["default/far", "default/web:7000/TCP"] == "nothing"
+    assert probes["node:worker2", "default/web:7000/TCP"] == "nothing"
+    assert not [pair for pair in probes if pair[0] in ("default/web", "ext:client")]
+    monkeypatch.setattr(policy_probes, "_has_sctp", lambda: False)
+    assert not [port for _, port in probed(world(TO_WEB, PODS)) if "SCTP" in port]
+
+
+def test_ports_of_egress_rules_are_probed_to_what_the_rules_mean() -> None:
+    """Pods and hosts outside, but not others, whose ports they do not distinguish."""
+    assert probed(world(FROM_CLIENT, PODS)) == {
+        ("default/client", "default/web:7000/TCP"): "refused",
+        ("default/client", "ext:client:443/TCP"): "refused",
+    }
+
+
+def test_many_probes_are_one_for_pods_that_policies_treat_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All results that occur between two nodes still occur."""
+    lab = world(TO_WEB, PODS)
+    everything = probed(lab)
+    monkeypatch.setattr(policy_probes, "MAX_PROBES", 1)
+    fewer = probed(lab)
+    assert fewer.items() <= everything.items()
+    assert {(port, result) for (_, port), result in fewer.items()} == {
+        (port, result) for (_, port), result in everything.items()
+    }
+
+
+def test_ports_of_hosts_outside_answer() -> None:
+    """Without a policy, also ports on which nothing listens are reached."""
+    lab = world("", PODS)
+    host = lab.seen["external"][0]
+    assert list(host_ports({**lab.seen, "external": [{**host, "ports": [443]}]})) == [
+        host_port(host, host["addresses"][0], 443)
+    ]
+    facts = facts_of(lab.seen)
+    source = next(place for place in places(lab.seen) if place.title == "default/client")
+    for is_served, expected in ((True, "answer"), (False, "refused")):
+        port = host_port(host, host["addresses"][0], 443, is_served=is_served)
+        assert expect_port(source, port, facts) == expected
+    pod_port = PodPort("default", "x", "10.244.9.9", 80, "TCP", (), is_served=False)
+    assert expect_port(source, pod_port, facts) == "any"  # an unknown program may listen there
