@@ -187,6 +187,8 @@ class Diagnostic(Struct, frozen=True):
     """Further lines: existing values, and actions to take."""
     scope: Scope = Scope()
     """Connections that the diagnostic concerns."""
+    remedy: str = ""
+    """Options of `kubenetlab up` with which the lab enforces the object; empty if none do."""
 
     @classmethod
     def of(
@@ -217,6 +219,8 @@ class Diagnostic(Struct, frozen=True):
         return f"{self.title}: {path}" if path else self.title
 
 
+ALTHOUGH = "not enforced by this lab, although"
+"""Begin of the message about an object that has an effect in a cluster with the same CNI plugin."""
 NOT_ENFORCED = "not-enforced"
 """Code of an object, or of a field, that the lab stores without enforcing it."""
 GATEWAY_UNREACHABLE = "gateway-unreachable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 from kubenetlab.api.calico.policies import CalicoNetworkPolicy, GlobalNetworkPolicy
 from kubenetlab.api.config import Networking
@@ -33,7 +34,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.calico_policies import calico_scope
 from kubenetlab.diagnostics.cilium_policies import cilium_scope
-from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
+from kubenetlab.diagnostics.model import ALTHOUGH, NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
 _EFFECTS = {
@@ -69,12 +70,12 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         if kind in POLICY_GROUP_KINDS and not any(_referring(cluster, kind)):
             continue  # without policies it has no effect in a cluster either
         meta = document["metadata"]
-        message = f"not enforced by this lab, although {_EFFECTS[effect]}"
-        hints = (
-            _hints(cluster.config.networking, kind, facts.plugin, engine_name, bypass)
-            if kind in POLICY_KINDS
-            else ()
+        reason = (
+            _reason(cluster.config.networking, kind, facts.plugin, engine_name, bypass)
+            if kind is not None and kind in (*POLICY_KINDS, *POLICY_GROUP_KINDS)
+            else _Reason()
         )
+        message = reason.message or f"{ALTHOUGH} {_EFFECTS[effect]}"
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,
@@ -83,8 +84,9 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             meta["name"],
             (),
             message,
-            hints,
+            (reason.hint,) if reason.hint else (),
             scope,
+            reason.remedy,
         )
 
 
@@ -95,23 +97,45 @@ def _is_known(cluster: Cluster, kind: type[Resource], document: JsonMapping) -> 
     return cluster.get(kind, namespace, meta["name"]) is not None
 
 
-def _hints(
-    networking: Networking, kind: type[Resource] | None, plugin: str, name: str, bypass: str
-) -> tuple[str, ...]:
+class _Reason(NamedTuple):
+    """Reason why an object is not enforced."""
+
+    hint: str = ""
+    """The reason, and what enforces the object."""
+    remedy: str = ""
+    """Options of `kubenetlab up` with which the lab enforces it; empty if none do."""
+    message: str = ""
+    """Message in place of the one about the effect in a cluster; empty if it has the effect."""
+
+
+def _reason(
+    networking: Networking, kind: type[Resource], plugin: str, name: str, bypass: str
+) -> _Reason:
     """Return why policies are not enforced, and how they are.
 
     plugin: name of the CNI plugin. name: that of the policy engine.
     """
-    if kind is not None and (needed := PLUGIN_KINDS.get(kind, plugin)) != plugin:
+    if (needed := PLUGIN_KINDS.get(kind, plugin)) != plugin:
         mode = _mode_of(needed)
-        return (f"only {mode} knows this kind of policy; kubenetlab up --cni {mode}",)
+        hint = f"only {mode} knows this kind; kubenetlab up --cni {mode} enforces it"
+        return _Reason(hint, f"--cni {mode}")
     if name != "none":
-        return (bypass or f"the policy engine {name} does not know this kind of policy",)
+        return _Reason(bypass or f"the policy engine {name} does not know this kind of policy")
     cni, _ = networking.cni_mode
-    others = [engine for engine in modes.policy_engines(networking) if engine != "none"]
+    engines = modes.policy_engines(networking)
+    others = [engine for engine in engines if engine != "none"]
     if not others:
-        return (f"no policy engine works with cni {cni}",)
-    return (f"the policy engine is none; kubenetlab up --policy {others[0]} enforces policies",)
+        return _Reason(f"no policy engine works with cni {cni}")
+    remedy = f"--policy {others[0]}"
+    if engines[0] != "none":
+        hint = f"the policy engine is none; kubenetlab up {remedy} enforces policies"
+        return _Reason(hint, remedy)
+    return _Reason(
+        f"{cni} enforces no policies in a cluster either; in the lab, kubenetlab up {remedy} or "
+        "another CNI mode enforces them",
+        remedy,
+        f"not enforced by this lab: {cni} has no network policies",
+    )
 
 
 def _mode_of(plugin: str) -> str:

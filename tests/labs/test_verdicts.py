@@ -40,6 +40,8 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 9999}]}
 """
 WEB = ONE_NODE + pod("client") + deployment("web", 1) + service("web")
 
+REASON = "the policy engine is none; kubenetlab up --policy nftables enforces policies"
+
 
 def table(directory: Path, *rows: str) -> str:
     file = directory / "expect.yaml"
@@ -58,6 +60,9 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
         "not enforced: NetworkPolicy deny-web: in a cluster it changes which connections succeed"
         in errors
     )
+    assert (
+        "\n  the policy engine is none; kubenetlab up --policy nftables enforces policies" in errors
+    )
     assert "kept, without effect on the network: PodDisruptionBudget web" in errors
     shown = lab.run("describe", "netpol", "deny-web")
     assert "Enforced By:       nothing; the policy engine is none; kubenetlab up" in shown.out
@@ -74,7 +79,9 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
         "default/client → svc:default/web:80" in line
     )
     assert failed.out.splitlines()[-1].endswith("2 hold, 1 object not enforced")
-    assert "next: kubenetlab check --allow-unmodelled NetworkPolicy" in failed.err
+    assert f"\n    {REASON}\n" in failed.out
+    assert f"next: kubenetlab up --policy nftables --lab {lab.name}, or kubenetlab" in failed.err
+    assert "kubenetlab check --allow-unmodelled NetworkPolicy" in failed.err
     cases = {case.get("name"): case for case in ElementTree.parse(junit).getroot().iter("testcase")}
     assert list(cases) == [
         "pod/client → svc/web:80/TCP",
@@ -122,6 +129,8 @@ def test_policies_that_are_not_enforced_fail_a_ping(lab: Lab) -> None:
     assert lab.run("ping", "client", "svc:web", "-o", "json", status=1).json["unenforced"] == [
         "NetworkPolicy deny-web"
     ]
+    assert "next: kubenetlab up --policy nftables" in result.err
+    assert "or kubenetlab ping default/client svc:default/web --allow-unmodelled" in result.err
     lab.run("ping", "client", "svc:web", "--allow-unmodelled", "NetworkPolicy", status=0)
     lab.run("ping", "deploy:web", "client", status=0)
 

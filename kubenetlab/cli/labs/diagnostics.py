@@ -148,23 +148,7 @@ def print_diagnostics(
         return True
     from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED, UNREACHABLE_PODS
 
-    unenforced: dict[str, list[str]] = {}
-    for item in items:
-        if item["code"] == NOT_ENFORCED and not item["path"]:
-            unenforced.setdefault(item["kind"], []).append(
-                "/".join(filter(None, (item["namespace"], item["name"])))
-            )
-    if unenforced:
-        subject = (
-            "it changes"
-            if len(unenforced) == 1 and all(len(names) == 1 for names in unenforced.values())
-            else "they change"
-        )
-        objects = "; ".join(f"{kind} {abbreviate(names)}" for kind, names in unenforced.items())
-        note(
-            f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections "
-            "succeed"
-        )
+    _note_unenforced([item for item in items if item["code"] == NOT_ENFORCED and not item["path"]])
     shown = [
         item
         for item in items
@@ -180,6 +164,28 @@ def print_diagnostics(
         if (item["kind"], item["namespace"], item["name"]) in own:
             print_advice(problem)
     return all(item["code"] not in UNREACHABLE_PODS for item in items)
+
+
+def _note_unenforced(items: Sequence[JsonMapping]) -> None:
+    """Print one line with all objects that are not enforced, and one for each reason."""
+    from kubenetlab.diagnostics.model import ALTHOUGH
+
+    if not items:
+        return
+    names: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    for item in items:
+        name = "/".join(filter(None, (item["namespace"], item["name"])))
+        names.setdefault(item["kind"], []).append(name)
+        for hint in item["hints"]:
+            reasons.setdefault(hint, {})[item["kind"]] = None
+    objects = "; ".join(f"{kind} {abbreviate(each)}" for kind, each in names.items())
+    subject = "it changes" if len(items) == 1 else "they change"
+    has_effect = any(item["message"].startswith(ALTHOUGH) for item in items)
+    effect = f": in a cluster {subject} which connections succeed" if has_effect else ""
+    note(f"{paint('not enforced:', BAD)} {objects}{effect}")
+    for hint, kinds in reasons.items():
+        note(f"  {hint}" if len(kinds) == len(names) else f"  {', '.join(kinds)}: {hint}")
 
 
 def raise_misconfigurations(
@@ -334,6 +340,28 @@ def describe_effect(assessed: AssessedDiagnostic, names: Sequence[str]) -> str:
     if not assessed.is_unenforced:
         return f"{assessed.message}; it {effect}"
     return f"{assessed.diagnostic.subject} is not enforced by this lab; it {effect}"
+
+
+def reasons_of(assessed: Iterable[AssessedDiagnostic]) -> list[str]:
+    """Return why unenforced, unaccepted objects are not enforced, each reason once."""
+    reasons = (
+        hint
+        for item in assessed
+        if item.is_unenforced and not item.is_accepted
+        for hint in item.diagnostic.hints
+    )
+    return list(dict.fromkeys(reasons))
+
+
+def how_to_enforce(assessed: Iterable[AssessedDiagnostic], command: str) -> str:
+    """Return commands that enforce the first unenforced, unaccepted object, or accept its kind.
+
+    command: the command that accepts kinds, such as `kubenetlab check`.
+    """
+    first = next(item for item in assessed if item.is_unenforced and not item.is_accepted)
+    accept = f"{command} --allow-unmodelled {first.diagnostic.kind.partition('.')[0]}"
+    remedy = first.diagnostic.remedy
+    return f"kubenetlab up {remedy}, or {accept}" if remedy else accept
 
 
 def count_problems(assessed: Sequence[AssessedDiagnostic]) -> list[str]:

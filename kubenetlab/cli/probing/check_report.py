@@ -8,7 +8,13 @@ from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
 from kubenetlab.api.json_types import JsonObject
-from kubenetlab.cli.labs.diagnostics import abbreviate, count_problems, describe_effect
+from kubenetlab.cli.labs.diagnostics import (
+    abbreviate,
+    count_problems,
+    describe_effect,
+    how_to_enforce,
+    reasons_of,
+)
 from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.reports import print_advice
 from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
@@ -60,11 +66,10 @@ def next_command(result: Result) -> str:
 
 def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
     """Return the command that shows or accepts the first diagnostic that is not accepted."""
-    open_diagnostic = next(
-        diagnostic for diagnostic in assessed if not diagnostic.is_accepted
-    ).diagnostic
-    if open_diagnostic.code == "not-enforced":
-        return f"kubenetlab check --allow-unmodelled {open_diagnostic.kind.partition('.')[0]}"
+    first = next(diagnostic for diagnostic in assessed if not diagnostic.is_accepted)
+    if first.is_unenforced:
+        return how_to_enforce([first], "kubenetlab check")
+    open_diagnostic = first.diagnostic
     return f"kubenetlab describe {open_diagnostic.kind.lower()} {open_diagnostic.name}" + (
         f" -n {open_diagnostic.namespace}" if open_diagnostic.namespace != "default" else ""
     )
@@ -174,6 +179,8 @@ def show(result: Result) -> None:
         if not item.is_accepted:
             text = describe_effect(item, names) if item.is_unenforced else item.problem
             echo(f"{paint('✗', BAD)} {text}")
+    for reason in reasons_of(assessed):
+        echo(f"    {reason}")
     for item in assessed:
         if item.is_advice:
             print_advice(item.problem, is_result=True)

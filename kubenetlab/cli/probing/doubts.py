@@ -7,7 +7,13 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic, abbreviate, decode
+from kubenetlab.cli.labs.diagnostics import (
+    AssessedDiagnostic,
+    abbreviate,
+    decode,
+    how_to_enforce,
+    reasons_of,
+)
 from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.cli.terminal.theme import BAD, paint
 
@@ -42,10 +48,7 @@ class Doubts:
         """Objects and fields that the lab does not enforce."""
         self.duplicates = [item.diagnostic.message for item in affecting if not item.is_unenforced]
         """Messages about duplicate addresses."""
-        self.first_kind = next(
-            (item.diagnostic.kind.partition(".")[0] for item in affecting if item.is_unenforced), ""
-        )
-        """Kind of the first unenforced object; empty without one."""
+        self._open = [item for item in affecting if item.is_unenforced]
 
     def __bool__(self) -> bool:
         return bool(self.unenforced or self.duplicates)
@@ -63,3 +66,9 @@ class Doubts:
                 f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
                 f"{abbreviate(self.unenforced)}"
             )
+            for reason in reasons_of(self._open):
+                echo(f"    {reason}")
+
+    def how_to_enforce(self, command: str) -> str:
+        """Return commands that enforce the first object, or accept it as `command` can."""
+        return how_to_enforce(self._open, command)

@@ -16,7 +16,9 @@ from kubenetlab.cli.labs.diagnostics import (
     assess,
     count_problems,
     describe_effect,
+    how_to_enforce,
     note_absent_pods,
+    reasons_of,
 )
 from kubenetlab.cli.policies import enforced_policies
 from kubenetlab.cli.probing.agents import agents_run
@@ -340,6 +342,8 @@ def _summary(
     unaccepted = [item for item in assessed if not item.is_accepted]
     for item in unaccepted:
         echo(f"{paint('✗', BAD)} {describe_effect(item, names)}")
+    for reason in reasons_of(unaccepted):
+        echo(f"    {reason}")
     verdict += "".join(paint(f", {part}", BAD) for part in count_problems(assessed))
     echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
 
@@ -352,8 +356,6 @@ def _hint(matrix: Matrix, assessed: Sequence[AssessedDiagnostic]) -> None:
     elif unaccepted and not unaccepted[0].is_unenforced:
         hint("kubenetlab get pods -A -o wide")
     elif unaccepted:
-        hint(
-            f"kubenetlab ping --allow-unmodelled {unaccepted[0].diagnostic.kind.partition('.')[0]}"
-        )
+        hint(how_to_enforce(unaccepted, "kubenetlab ping"))
     else:
         hint("kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname")

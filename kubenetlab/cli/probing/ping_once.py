@@ -180,8 +180,7 @@ def ping_once(
         echo(f"  {line}")
     doubts.show()
     if doubts.unenforced and is_as_promised and not doubts.duplicates:
-        kind = doubts.first_kind
-        hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {kind}")
+        hint(doubts.how_to_enforce(f"kubenetlab ping {source.title} {target}"))
         return is_fine
     if not is_fine:
         print_faults(inspected["faults"])

@@ -249,11 +249,8 @@ def _show(report: _Report) -> None:
 
 def _hint(report: _Report) -> None:
     if report.doubts.unenforced and not report.failures:
-        hint(
-            f"kubenetlab ping {report.source.title} {report.target} "
-            f"--count {len(report.answers)} "
-            f"--allow-unmodelled {report.doubts.first_kind}"
-        )
+        command = f"kubenetlab ping {report.source.title} {report.target}"
+        hint(report.doubts.how_to_enforce(f"{command} --count {len(report.answers)}"))
     elif report.destination.service is None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")
     else:

@@ -39,7 +39,7 @@ def test_other_cni_modes_report_the_policy(kind: str) -> None:
     assert diagnostic.kind == f"{kind}.projectcalico.org"
     assert diagnostic.path == ()
     assert diagnostic.hints == (
-        "only calico knows this kind of policy; kubenetlab up --cni calico",
+        "only calico knows this kind; kubenetlab up --cni calico enforces it",
     )
     assert "default/one" in diagnostic.scope.into
     assert diagnostic.scope.out_of == ()

@@ -36,7 +36,7 @@ def test_engines_without_these_kinds_report_the_policy(kind: str) -> None:
     (diagnostic,) = reported(POLICY.format(kind=kind, fields=fields))
     assert diagnostic.path == ()
     assert diagnostic.hints == (
-        "only cilium knows this kind of policy; kubenetlab up --cni cilium",
+        "only cilium knows this kind; kubenetlab up --cni cilium enforces it",
     )
     assert "default/one" in diagnostic.scope.into
     assert diagnostic.scope.out_of == ()

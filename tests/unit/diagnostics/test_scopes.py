@@ -9,6 +9,7 @@ from kubenetlab.diagnostics import (
     Connection,
     Scope,
 )
+from kubenetlab.diagnostics.model import ALTHOUGH
 from tests.clusters import replaced
 from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
@@ -181,3 +182,55 @@ def test_a_policy_for_the_name_servers_covers_connections_by_name() -> None:
     scope = Scope(into=("kube-system/coredns",))
     by_name = Connection(source="default/a", name_servers=frozenset(["kube-system/coredns"]))
     assert (scope.covers(by_name), scope.covers_target(by_name)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("networking", "hint", "remedy", "has_effect"),
+    [
+        (
+            "cni: flannel",
+            "flannel enforces no policies in a cluster either; in the lab, kubenetlab up --policy "
+            "nftables or another CNI mode enforces them",
+            "--policy nftables",
+            False,
+        ),
+        (
+            "policyEngine: none",
+            "the policy engine is none; kubenetlab up --policy nftables enforces policies",
+            "--policy nftables",
+            True,
+        ),
+        (
+            "cni: cilium, policyEngine: none",
+            "the policy engine is none; kubenetlab up --policy ebpf enforces policies",
+            "--policy ebpf",
+            True,
+        ),
+    ],
+)
+def test_why_a_network_policy_is_not_enforced(
+    networking: str, hint: str, remedy: str, has_effect: bool
+) -> None:
+    """With flannel it has no effect in a cluster either."""
+    nodes = replaced(NODES, ("kind: Cluster\n", f"kind: Cluster\nnetworking: {{{networking}}}\n"))
+    found = diagnostics_of(main("") + POLICY + "{}", nodes)
+    (diagnostic,) = [entry for entry in found if entry.code == NOT_ENFORCED]
+    assert (diagnostic.hints, diagnostic.remedy) == ((hint,), remedy)
+    assert diagnostic.message.startswith(ALTHOUGH) == has_effect
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "mode"),
+    [
+        ("projectcalico.org/v3", "GlobalNetworkPolicy", "calico"),
+        ("cilium.io/v2", "CiliumNetworkPolicy", "cilium"),
+    ],
+)
+def test_a_policy_of_another_plugin_names_its_cni_mode(version: str, kind: str, mode: str) -> None:
+    spec = "{endpointSelector: {}, egress: [{}]}" if mode == "cilium" else "{}"
+    text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n"
+    (diagnostic,) = [each for each in diagnostics_of(text) if each.code == NOT_ENFORCED]
+    assert diagnostic.remedy == f"--cni {mode}"
+    assert diagnostic.hints == (
+        f"only {mode} knows this kind; kubenetlab up --cni {mode} enforces it",
+    )
