@@ -204,6 +204,12 @@ def test_the_engine_of_a_running_lab_can_change(lab: Lab) -> None:
     assert "NetworkPolicy web is not enforced" in refused.out
     lab.up(manifest, "--policy", "nftables")
     assert not any(reached(lab, lab.pod("stranger")))
+    kept = lab.up(manifest, "--cni", "flannel").err
+    assert (
+        "note: the policy engine nftables, selected before, is kept; the default with cni flannel "
+        "is none (--policy none)"
+    ) in kept
+    assert not any(reached(lab, lab.pod("stranger")))
 
 
 def test_an_engine_must_fit_the_cni_mode_of_the_running_lab(lab: Lab) -> None:

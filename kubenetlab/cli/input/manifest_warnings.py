@@ -41,6 +41,8 @@ def _notes(manifests: Manifests) -> Iterator[str]:
         )
         yield f"kept, without effect on the network: {'; '.join(kinds)}"
     yield from kind_notes(manifests)
+    if manifests.kept_engine:
+        yield _about_kept_engine(manifests)
     for setting, objects in _real_commands(entries).items():
         yield (
             f"{setting} is set: {_first_names(objects)} "
@@ -58,6 +60,18 @@ def _notes(manifests: Manifests) -> Iterator[str]:
         )
     if ignored := ignored_fields(entries):
         yield f"fields without effect in the lab: {', '.join(ignored)}"
+
+
+def _about_kept_engine(manifests: Manifests) -> str:
+    """Return the note about a policy engine that an earlier command selected."""
+    from kubenetlab.datapath.modes import policy_engines
+
+    networking = manifests.cluster_config.networking
+    cni, default = networking.cni_mode[0], policy_engines(networking)[0]
+    return (
+        f"the policy engine {manifests.kept_engine}, selected before, is kept; the default with "
+        f"cni {cni} is {default} (--policy {default})"
+    )
 
 
 def _first_names(names: Sequence[str]) -> str:

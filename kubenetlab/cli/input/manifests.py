@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config import ClusterConfig, Networking, mode_and_options
 from kubenetlab.api.config_versions import convert
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load, load_documents
@@ -18,7 +18,7 @@ from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.datapath.checks.objects import check_object
 from kubenetlab.datapath.mode_files import content_of
-from kubenetlab.datapath.modes import FAMILIES, file_options
+from kubenetlab.datapath.modes import FAMILIES, file_options, policy_engine, policy_engines
 from kubenetlab.datapath.short_names import expand_short_name
 from kubenetlab.errors import ManifestError, Problem, UsageError, error_text
 from kubenetlab.lab.paths import LAB_API
@@ -35,6 +35,8 @@ class Manifests(Struct, frozen=True):
     entries: tuple[ManifestObject, ...]
     loaded: LoadedManifests
     is_quickstart: bool = False
+    kept_engine: str = ""
+    """Policy engine of the running lab that a new CNI mode keeps, although its default differs."""
 
     @property
     def cluster_config(self) -> ClusterConfig:
@@ -210,15 +212,30 @@ def merge_options(
         for entry in loaded.entries
         if entry is not config and not isinstance(entry.object, ClusterConfig)
     )
+    kept_engine = ""
     if flags.are_given:
+        is_of_lab = config is None and base is not None and flags.policy is None
         merged = _with_flags(config, base, flags)
         (config,) = merged.entries
         known = {(problem.path, problem.message) for problem in loaded.warnings}
         new = [each for each in merged.warnings if (each.path, each.message) not in known]
         loaded = structs.replace(loaded, warnings=(*loaded.warnings, *new))
+        if is_of_lab and base is not None and isinstance(config.object, ClusterConfig):
+            kept_engine = _kept_engine(base, config.object.networking)
     if lab is not None and config is not None:
         config = _named(config, lab)
-    return Manifests(config, entries, loaded, is_quickstart=is_quickstart)
+    return Manifests(config, entries, loaded, is_quickstart=is_quickstart, kept_engine=kept_engine)
+
+
+def _kept_engine(base: JsonMapping, networking: Networking) -> str:
+    """Return the selected policy engine of a lab with a new CNI mode; empty for a default one.
+
+    base: former Cluster document.
+    """
+    former, _ = mode_and_options((base.get("networking") or {}).get("cni", "bridge"))
+    default = policy_engines(networking)[0]
+    engine, _ = policy_engine(networking)
+    return engine if networking.cni_mode[0] != former and engine != default else ""
 
 
 def load_for_lab(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kubenetlab.cli.input.manifest_warnings import warn
 from kubenetlab.cli.input.manifests import Flags, read
 from kubenetlab.errors import ManifestError
 
@@ -59,3 +60,37 @@ def test_no_warning_about_a_mode_that_an_option_replaces(tmp_path: Path) -> None
         tmp_path, "networking: {cni: {type: cilium, clusterPoolIPv4MaskSize: 26}}\n"
     )
     assert read([file], flags=Flags(cni="flannel")).loaded.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "flags", "kept"),
+    [
+        ({"policyEngine": "nftables"}, Flags(cni="flannel"), "nftables"),
+        ({"policyEngine": {"type": "nftables"}}, Flags(cni="calico"), "nftables"),
+        ({"policyEngine": "none", "cni": {"type": "flannel"}}, Flags(cni="bridge"), "none"),
+        ({"policyEngine": "nftables"}, Flags(cni="flannel", policy="nftables"), ""),
+        ({"policyEngine": "iptables"}, Flags(cni="calico"), ""),
+        ({"policyEngine": "nftables", "cni": "flannel"}, Flags(cni="flannel"), ""),
+        ({"policyEngine": "nftables"}, Flags(nodes=2), ""),
+        ({}, Flags(cni="flannel"), ""),
+    ],
+)
+def test_a_policy_engine_that_a_new_cni_mode_keeps_is_noted(
+    capsys: pytest.CaptureFixture[str], before: dict[str, object], flags: Flags, kept: str
+) -> None:
+    """The document of the running lab selects it, and the new mode has another default."""
+    base = {"apiVersion": "kubenetlab.dev/v1alpha1", "kind": "Cluster", "networking": before}
+    manifests = read(None, base=base, flags=flags)
+    assert manifests.kept_engine == kept
+    warn(manifests)
+    errors = capsys.readouterr().err
+    assert ("the policy engine" in errors) == bool(kept)
+    assert f"the policy engine {kept}, selected before, is kept" in errors or not kept
+
+
+def test_a_policy_engine_of_a_file_is_not_noted(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {policyEngine: nftables}\n"
+    )
+    assert read([str(file)], base={}, flags=Flags(cni="flannel")).kept_engine == ""
