@@ -84,6 +84,8 @@ class Matrix(Struct, frozen=True):
 
     This kernel does not have SCTP, and nothing listens on the ports.
     """
+    is_sampled: bool = False
+    """True if not all pods connect to the ports that policies name, since there are too many."""
 
     @property
     def faults(self) -> list[Cell]:
@@ -207,7 +209,7 @@ def probe_matrix(
             pairs, expectations, probes, strict=True
         )
     )
-    return Matrix(rows, columns, cells, of_policies.left_out)
+    return Matrix(rows, columns, cells, of_policies.left_out, is_sampled=of_policies.is_sampled)
 
 
 def _probes(

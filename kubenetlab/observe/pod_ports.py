@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, cast
 
-from kubenetlab.observe.expect import ClusterFacts, Expectation, ServiceTarget
+from kubenetlab.observe.expect import ClusterFacts, Destination, Expectation, ServiceTarget
 from kubenetlab.observe.targets.grammar import pod_title, with_port
 from kubenetlab.observe.targets.locations import Location
 
@@ -94,6 +94,11 @@ def host_port(
         family=family if len(host["addresses"]) > 1 else "",
         is_served=is_served,
     )
+
+
+def is_served(destination: Destination) -> bool:
+    """Return False for a port on which nothing listens."""
+    return not isinstance(destination, PodPort | HostPort) or destination.is_served
 
 
 def expect_port(source: Location, port: PodPort | HostPort, context: ClusterFacts) -> Expectation:

@@ -29,7 +29,7 @@ from kubenetlab.observe.targets.locations import Location
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
 
-MAX_PROBES: Final = 10_000
+MAX_PROBES: Final = 20_000
 """Maximum number of probes for all pairs of places.
 
 If there are more, one pair of two nodes stands for all pairs that the policies treat alike.
@@ -59,6 +59,8 @@ class PolicyProbes(Struct, frozen=True):
     """Sandbox of a source → the ports to which it connects."""
     left_out: int = 0
     """Number of probes of SCTP that are left out, because this kernel does not have it."""
+    is_sampled: bool = False
+    """True if one probe stands for several, since there are more than `MAX_PROBES`."""
 
 
 def policy_probes(
@@ -93,7 +95,7 @@ def policy_probes(
                 own += testable
     if sum(map(len, result.values())) > MAX_PROBES:
         nodes = {each.port.address: each.node for each in destinations}
-        return PolicyProbes(_distinct(sources, result, nodes, policies), left_out)
+        return PolicyProbes(_distinct(sources, result, nodes, policies), left_out, is_sampled=True)
     return PolicyProbes(result, left_out)
 
 

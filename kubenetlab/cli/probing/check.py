@@ -201,13 +201,18 @@ def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.checks.generated_table import generated_table
+    from kubenetlab.observe.pod_ports import is_served
     from kubenetlab.observe.probe_sockets import NO_SCTP
 
     if file != "-":
         refuse_unwritable("--generate", file)
     client = select_lab(lab)
     matrix, inspected, _ = probe_everything(client, deadline_s)
-    text = generated_table(matrix.cells, inspected, client.lab)
+    cells = matrix.cells
+    if matrix.is_sampled:
+        cells = tuple(cell for cell in cells if is_served(cell.destination))
+        note("the table lacks ports on which nothing listens: policies name too many for all pods")
+    text = generated_table(cells, inspected, client.lab)
     untested = len(matrix.untested)
     if untested:
         note(f"{untested} connections are not testable, and not in the table: {NO_SCTP}")

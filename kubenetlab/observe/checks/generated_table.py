@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kubenetlab.observe.checks.truth_table import Expected
 from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.matrix import Cell
-from kubenetlab.observe.pod_ports import HostPort, PodPort
+from kubenetlab.observe.pod_ports import HostPort, PodPort, is_served
 from kubenetlab.observe.targets.grammar import pod_title
 from kubenetlab.observe.targets.locations import Location
 
@@ -150,8 +150,7 @@ def _expected(cell: Cell) -> Expected:
     outcome, port = cell.results[0][1].outcome, cell.destination
     if outcome == "answer":
         return "allow"
-    is_unserved = isinstance(port, PodPort | HostPort) and not port.is_served
-    return "reject" if is_unserved and outcome == "refused" else "deny"
+    return "reject" if not is_served(port) and outcome == "refused" else "deny"
 
 
 def _destination(

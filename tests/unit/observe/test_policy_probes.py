@@ -70,7 +70,10 @@ def test_many_probes_are_one_for_pods_that_policies_treat_alike(
     """All results that occur between two nodes still occur."""
     lab = world(TO_WEB, PODS)
     everything = probed(lab)
+    rows = places(lab.seen)
+    assert not policy_probes.policy_probes(rows, lab.seen, lab.policies).is_sampled
     monkeypatch.setattr(policy_probes, "MAX_PROBES", 1)
+    assert policy_probes.policy_probes(rows, lab.seen, lab.policies).is_sampled
     fewer = probed(lab)
     assert fewer.items() <= everything.items()
     assert {(port, result) for (_, port), result in fewer.items()} == {
