@@ -12,7 +12,7 @@ from msgspec import structs
 import tests.examples  # noqa: F401
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.kinds import POLICY_GROUP_KINDS, POLICY_KINDS
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
@@ -207,8 +207,13 @@ def node_rules(engine: str, cluster: Cluster) -> list[RuleObject]:
 
 
 def _cilium_rules(cluster: Cluster) -> list[RuleObject]:
-    # Policies can name Services.
-    kinds: tuple[type[Resource], ...] = (*POLICY_KINDS, Service, EndpointSlice)
+    # Policies can refer to groups of ranges, and name Services.
+    kinds: tuple[type[Resource], ...] = (
+        *POLICY_KINDS,
+        *POLICY_GROUP_KINDS,
+        Service,
+        EndpointSlice,
+    )
     objects = [obj for kind in kinds for obj in cluster.all(kind)]
     desired = plan(cilium_cluster().with_changes(objects), CILIUM)
     return [
