@@ -159,6 +159,7 @@ def test_the_exit_of_a_former_pause_process_does_not_affect_its_successor(kernel
     successor = linux.sandboxes.pauses["n"]
     assert not linux.sandboxes.discard("n", former)
     assert linux.sandboxes.pauses == {"n": successor}
+    assert select.select([former.pidfd], [], [], patiently(5))[0]
     assert has_exited(former.pidfd)
     assert former.reap()
     former.kill()  # success: it is dead already

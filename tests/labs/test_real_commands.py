@@ -163,7 +163,9 @@ def test_a_command_cannot_change_the_machine(lab: Lab) -> None:
     """
     errors = lab.up(ONE_NODE + pod("web", CONFINED) + pod("router", CONFINED + WITH_NET_ADMIN)).err
     assert "Pod default/web (sh), Pod default/router (sh)" in " ".join(errors.split())
-    lines = log_lines(lab, "web")
+    lines = wait_for(
+        lambda: lines if "end" in (lines := log_lines(lab, "web")) else [], "the end of the command"
+    )
     refused, devices = (
         "\n".join(lines[: lines.index("devices")]),
         lines[lines.index("devices") + 1 : lines.index("zero") + 1],
