@@ -82,7 +82,7 @@ class Completed(Struct, frozen=True):
 
 
 class Surroundings(NamedTuple):
-    """What a command inherits from the program that starts it."""
+    """Working directory and environment of a command."""
 
     directory: str
     environment: dict[str, str]
@@ -290,6 +290,8 @@ class _Process:
         """True if the server may have started the process."""
         self._pidfd: int | None = None
         self._status: int | None = None
+        self._refusal = ""
+        """Reason why the server did not start the process."""
 
     def send(self, descriptors: Sequence[int], message: bytes) -> None:
         """Send the request for the process to the server."""
@@ -370,9 +372,8 @@ class _Process:
             return True
         if not data or self._pidfd is None:
             self._is_sent = False
-            raise LabError(
-                f"a command was not started: {data.decode() or 'the command server has ended'}"
-            )
+            self._refusal = self._refusal or data.decode() or "the command server has ended"
+            raise LabError(f"a command was not started: {self._refusal}")
         self._status = int(data)
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from kubenetlab.lab.client import ApiError
 from kubenetlab.lab.store.store_file import UnstorableError
 from kubenetlab.library import process
 from kubenetlab.library.command import write_error
-from kubenetlab.library.process import Completed, read_error, run_command
+from kubenetlab.library.process import Completed, StartedCommand, read_error, run_command
 from kubenetlab.library.results import SCHEMA_VERSION, PingMatrix, PingResult, decode_result
 
 PROBLEM = Problem("expected a port", "spec.ports[0]", "Service a/b", "web.yaml", 3, ("try 80",))
@@ -158,3 +159,16 @@ def test_a_result_ignores_fields_of_later_versions() -> None:
 def test_another_version_of_the_output_is_refused(version: int) -> None:
     with pytest.raises(LabError, match=f"expected schema_version 1, found {version}"):
         decode_result(json.dumps({"schema_version": version, "pairs": []}), PingMatrix)
+
+
+def test_the_reason_why_a_command_was_not_started_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`has_ended` has received it by then, and the server sends it once."""
+
+    def refuse(descriptors: Sequence[int], message: bytes) -> None:
+        os.write(descriptors[-1], b"fork: no memory")
+
+    monkeypatch.setattr(process, "_send", refuse)
+    with StartedCommand(["list"]) as command:
+        assert command.has_ended()
+        with pytest.raises(LabError, match="a command was not started: fork: no memory"):
+            command.completed()
