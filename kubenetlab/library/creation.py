@@ -12,7 +12,7 @@ from kubenetlab.library.process import StartedCommand, Surroundings, remove_at_e
 
 
 class LabCreation:
-    """A lab that is being made. Either `finish` or `abandon` has to be called."""
+    """A lab that is being made. Either `finish` or `stop` has to be called."""
 
     def __init__(
         self,

@@ -89,7 +89,7 @@ def test_every_ready_endpoint_has_a_row() -> None:
 
 
 def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
-    """Of several pods with the node's address the endpoint is the one that listens on the port."""
+    """Several pods have the node's address; the endpoint is the pod that listens on the port."""
     first, second = (pod(name, "172.18.0.3", host_network=True) for name in ("first", "second"))
     first["containers"], second["containers"] = [{"ports": [9100]}], [{"ports": [8080]}]
     seen: Any = {

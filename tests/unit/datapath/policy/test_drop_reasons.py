@@ -34,7 +34,7 @@ def test_reasons_that_begin_alike_have_different_texts_in_logs() -> None:
 
 
 def test_all_long_reasons_of_pods_are_found() -> None:
-    """Of policies that isolate together, and of rules that deny; rules that accept log nothing."""
+    """Policies that isolate together share one reason, and rules that accept log nothing."""
     first, second = isolating("a" * 60), isolating("b")
     admin = IsolatingPolicy(
         "c" * 60, "Ingress", PODS, (DENY, ALLOW), "ClusterNetworkPolicy", ADMIN, isolates=False
