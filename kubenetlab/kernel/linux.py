@@ -154,7 +154,10 @@ class LinuxKernel:
         return len(netlink) + len(files)
 
     def _open_queues(self, changes: Changes) -> None:
-        """Open the queues of links whose peers have been set up."""
+        """Open the queues of links whose peers have been set up.
+
+        Without this the kernel's worker opens them, later.
+        """
         for netns, names in links_with_new_carriers(changes).items():
             indexes = filter(None, map(self.indexes(netns).get, names))
             with suppress(OSError, KeyError), self.sandboxes.inside(netns), RouteSocket() as route:
