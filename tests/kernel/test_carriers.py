@@ -19,7 +19,8 @@ from tests.kernel.states import Make, apply_desired, ip, state_of
 
 VERSION = [int(number) for number in os.uname().release.split(".")[:2]]
 """Version of the running kernel."""
-PAIRS, FIRST_INDEX = 300, 1000
+PAIRS, FIRST_INDEX = 600, 1000
+"""The worker needs at least six seconds for that many links."""
 IFINFOMSG_BYTES, IFLA_OPERSTATE, IF_OPER_UP = 16, 16, 6
 
 
