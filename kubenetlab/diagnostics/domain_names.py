@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.policies.cluster_network_policy import matches_domain
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierPolicy, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.model import (
+    ALTHOUGH,
     NOT_ENFORCED,
     POLICY_PEER_UNMATCHED,
     Diagnostic,
@@ -27,32 +29,28 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
     The lab knows the external hosts. Names of Services, and with an uplink those of the machine's
     DNS, have other addresses. Kinds that the policy engine does not know are reported as a whole.
     """
-    config = cluster.config
     enforced = enforced_kinds_of(cluster)
-    inside = f".{config.networking.dns_domain}"
     for kind in TIER_KINDS:
         if kind not in enforced:
             continue
         for policy in cluster.all(kind):
             in_tier = tier_policy(policy)
             for path, name in _names(in_tier):
-                if name.lower().removesuffix(".").endswith(inside):
-                    reason = "names of Services and pods are not resolved"
-                elif config.uplink:
-                    reason = "only names of external hosts are resolved"
-                else:
-                    if is_given(cluster, policy) and (
-                        message := unknown_host(cluster, name, partial(matches_domain, name))
-                    ):
-                        yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, path, message)
-                    continue
-                yield Diagnostic.of(
-                    policy,
-                    NOT_ENFORCED,
-                    path,
-                    f"not enforced by this lab, although a cluster allows {name}: {reason}",
-                    scope=Scope(out_of=subjects_of(cluster, in_tier)),
-                )
+                if reason := _unresolved(cluster.config, name):
+                    message = f"{ALTHOUGH} a cluster allows {name}: {reason}"
+                    scope = Scope(out_of=subjects_of(cluster, in_tier))
+                    yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=scope)
+                elif is_given(cluster, policy) and (
+                    message := unknown_host(cluster, name, partial(matches_domain, name))
+                ):
+                    yield Diagnostic.of(policy, POLICY_PEER_UNMATCHED, path, message)
+
+
+def _unresolved(config: ClusterConfig, name: str) -> str:
+    """Return why a lab does not know the addresses of a name that it may have in a cluster."""
+    if name.lower().removesuffix(".").endswith(f".{config.networking.dns_domain}"):
+        return "names of Services and pods are not resolved"
+    return "only names of external hosts are resolved" if config.uplink else ""
 
 
 def _names(policy: TierPolicy) -> Iterator[tuple[Path, str]]:

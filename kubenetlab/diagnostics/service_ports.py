@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.diagnostics.templates import PodTemplate
@@ -18,23 +18,22 @@ def translated_port(
     if not destinations or any(_has(template, number, protocol) for template in destinations):
         return None
     for template in destinations:
-        for service in template.services:
-            for port in service.spec.ports:
-                target = _target(port, template)
-                if (port.port, port.protocol) != (number, protocol) or target in (None, number):
-                    continue
-                if service.is_headless:
-                    continue
-                return _texts(service, number, target, protocol)
+        for service, port in _translated_ports(template):
+            target = _target(port, template)
+            if (port.port, port.protocol) == (number, protocol) and target not in (None, number):
+                return (
+                    f"no destination has the port {number}/{protocol}: it is the port of Service "
+                    f"{service.full_name}, which sends connections to port {target} of its pods",
+                    f"policies see the port of the pod: allow {target}/{protocol}",
+                )
     return None
 
 
-def _texts(service: Service, number: int, target: int | None, protocol: str) -> tuple[str, str]:
-    return (
-        f"no destination has the port {number}/{protocol}: it is the port of Service "
-        f"{service.full_name}, which sends connections to port {target} of its pods",
-        f"policies see the port of the pod: allow {target}/{protocol}",
-    )
+def _translated_ports(template: PodTemplate) -> Iterator[tuple[Service, ServicePort]]:
+    """Yield the ports of the Services with an address of their own that select a pod."""
+    for service in template.services:
+        if not service.is_headless:
+            yield from ((service, port) for port in service.spec.ports)
 
 
 def _has(template: PodTemplate, number: int, protocol: str) -> bool:
