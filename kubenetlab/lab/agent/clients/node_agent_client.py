@@ -61,6 +61,8 @@ class _Load(NamedTuple):
 
     node: Node
     transactions: tuple[Transaction, ...]
+    objects: Sequence[RuleObject]
+    """Rules of the node afterwards."""
     reply: asyncio.Future[LoadReply]
 
 
@@ -167,13 +169,12 @@ class NodeAgentClient:
 
         cache: differences of the nodes whose rules change at the same time.
         """
-        checkpoint = self.checkpoints.get(netns)
-        former = checkpoint.names if checkpoint is not None else {}
+        former = self.checkpoints.owned_names(netns)
         transactions = steps(old, new, former, anew=netns in self._stale, cache=cache)
         if not transactions:
             return None
         future = asyncio.get_running_loop().create_future()
-        self._loads.add(_Load(Node(netns, node), transactions, future))
+        self._loads.add(_Load(Node(netns, node), transactions, new, future))
         reply: LoadReply
         try:
             reply = await future
@@ -203,9 +204,7 @@ class NodeAgentClient:
         """
         checkpoints = self.checkpoints
         subjects = [
-            ComparedNamespace(
-                netns, nodes[netns], rules, checkpoints[netns].names if netns in checkpoints else {}
-            )
+            ComparedNamespace(netns, nodes[netns], rules, checkpoints.owned_names(netns))
             for netns, rules in desired.items()
             if netns in nodes
         ]
@@ -253,6 +252,7 @@ class NodeAgentClient:
 
     def _send_loads(self, loads: Sequence[_Load]) -> None:
         """Send transactions that are equal on several nodes of a node agent in one request."""
+        self.checkpoints.begin({load.node.netns: load.objects for load in loads})
         groups: dict[tuple[RpcClient[NodeAgentEvent], tuple[Transaction, ...]], list[_Load]] = {}
         for load in loads:
             groups.setdefault((self._client(load.node.netns), load.transactions), []).append(load)

@@ -1,11 +1,14 @@
 """Checkpoints of the rules of nodes: what the last transactions have loaded.
 
-They are kept in a file, so that the next agent knows whether the rules are still the same.
+They are kept in a file, so that the next agent knows whether the rules are still the same. The
+file says that rules are unknown before they change: the agent may die at any moment, and nothing
+else tells whether maps and sets hold the rules of the last transaction or of the one before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,15 +19,17 @@ from kubenetlab.hoststate.rules.rulesets import OwnedName, RuleObject, digest, n
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab.log import log
 
+OwnedNames = dict[str, tuple[OwnedName, ...]]
+"""Rule backend → tables and other containers of rules that it owns in a namespace."""
+
 
 class RulesetCheckpoint(Struct, frozen=True):
     """State of a node's rulesets after our last transaction."""
 
     generation: int
     digest: str
-    """Digest of the rule objects that were loaded."""
-    names: dict[str, tuple[OwnedName, ...]]
-    """Rule backend → tables and other containers of rules that it owns in the namespace."""
+    """Digest of the rule objects that were loaded; empty if a transaction may not have ended."""
+    names: OwnedNames
 
 
 class RulesetCheckpoints(Mapping[str, RulesetCheckpoint]):
@@ -38,10 +43,13 @@ class RulesetCheckpoints(Mapping[str, RulesetCheckpoint]):
         """Generation and objects of checkpoints that are still to be computed.
 
         Other nodes load the same rules at the same time, and they come first."""
+        self._unknown: dict[str, RulesetCheckpoint] = {}
+        """Checkpoints in the file of namespaces whose transactions have begun."""
 
     def load(self) -> None:
         """Read the checkpoints of a former agent; without a readable file there are none."""
         self._loaded.clear()
+        self._unknown.clear()
         try:
             self._checkpoints = msgspec.json.decode(
                 self._path.read_bytes(), type=dict[str, RulesetCheckpoint]
@@ -52,12 +60,39 @@ class RulesetCheckpoints(Mapping[str, RulesetCheckpoint]):
     def save(self) -> None:
         """Write the checkpoints for the next agent.
 
-        An agent without current checkpoints loads all rules again, so a failure is only logged.
+        Those of transactions that were refused stay unknown.
         """
+        known = dict(self)
+        self._write({**known, **self._unknown})
+
+    def begin(self, objects: Mapping[str, Sequence[RuleObject]]) -> None:
+        """Write that the rules of namespaces are unknown until `record`.
+
+        objects: rules that transactions load, by namespace.
+        """
+        for netns, rules in objects.items():
+            owned = {name: dict.fromkeys(of_backend) for name, of_backend in names(rules).items()}
+            for name, former in self.owned_names(netns).items():
+                owned.setdefault(name, {}).update(dict.fromkeys(former))
+            self._unknown[netns] = RulesetCheckpoint(
+                0, "", {name: tuple(of_backend) for name, of_backend in owned.items()}
+            )
+        self._write({**self._checkpoints, **self._unknown})
+
+    def owned_names(self, netns: str) -> Mapping[str, tuple[OwnedName, ...]]:
+        """Return what each rule backend may own in a namespace."""
+        if (unknown := self._unknown.get(netns)) is not None and netns not in self._loaded:
+            return unknown.names
+        return self[netns].names if netns in self else {}
+
+    def _write(self, checkpoints: Mapping[str, RulesetCheckpoint]) -> None:
+        """Write checkpoints; an agent without them loads all rules, so a failure is only logged."""
         try:
-            replace_file(self._path, msgspec.json.encode(dict(self)))
+            replace_file(self._path, msgspec.json.encode(checkpoints))
         except OSError as error:
             log(f"cannot write the checkpoints of the rules: {os_error_text(error)}")
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def record(self, netns: str, generation: int, objects: Sequence[RuleObject]) -> None:
         """Record that a transaction has loaded objects, with the generation afterwards."""
@@ -65,12 +100,13 @@ class RulesetCheckpoints(Mapping[str, RulesetCheckpoint]):
 
     def forget(self, netns: str) -> None:
         """Drop the checkpoint of a node that is gone."""
-        self._loaded.pop(netns, None)
-        self._checkpoints.pop(netns, None)
+        for checkpoints in (self._loaded, self._unknown, self._checkpoints):
+            checkpoints.pop(netns, None)
 
     def __getitem__(self, netns: str) -> RulesetCheckpoint:
         if (loaded := self._loaded.pop(netns, None)) is not None:
             generation, objects = loaded
+            self._unknown.pop(netns, None)
             self._checkpoints[netns] = RulesetCheckpoint(
                 generation, digest(objects), names(objects)
             )
