@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from kubenetlab.library.lab import Lab
     from kubenetlab.library.lab_warning import LabWarning
     from kubenetlab.library.planning import LabPlan, plan
+    from kubenetlab.library.policy_explanation import (
+        ExplainedDirection,
+        ExplainedEndpoint,
+        ExplainedKernelRule,
+        ExplainedParty,
+        ExplainedPath,
+        ExplainedPolicy,
+        ExplainedRule,
+        PolicyExplanation,
+    )
     from kubenetlab.library.reachability import HttpResult, Reachability
     from kubenetlab.library.results import (
         CheckResult,
@@ -50,6 +60,13 @@ __all__ = [
     "BugError",
     "CheckResult",
     "ClientAddress",
+    "ExplainedDirection",
+    "ExplainedEndpoint",
+    "ExplainedKernelRule",
+    "ExplainedParty",
+    "ExplainedPath",
+    "ExplainedPolicy",
+    "ExplainedRule",
     "HttpAnswer",
     "HttpResult",
     "KubenetlabError",
@@ -64,6 +81,7 @@ __all__ = [
     "PingMatrix",
     "PingResult",
     "PingSeries",
+    "PolicyExplanation",
     "Problem",
     "Reachability",
     "ReportedDiagnostic",
@@ -82,6 +100,13 @@ _MODULES = {
     "BugError": "errors",
     "CheckResult": "library.results",
     "ClientAddress": "library.results",
+    "ExplainedDirection": "library.policy_explanation",
+    "ExplainedEndpoint": "library.policy_explanation",
+    "ExplainedKernelRule": "library.policy_explanation",
+    "ExplainedParty": "library.policy_explanation",
+    "ExplainedPath": "library.policy_explanation",
+    "ExplainedPolicy": "library.policy_explanation",
+    "ExplainedRule": "library.policy_explanation",
     "HttpAnswer": "library.results",
     "HttpResult": "library.reachability",
     "KubenetlabError": "errors",
@@ -96,6 +121,7 @@ _MODULES = {
     "PingMatrix": "library.results",
     "PingResult": "library.results",
     "PingSeries": "library.results",
+    "PolicyExplanation": "library.policy_explanation",
     "Problem": "errors",
     "Reachability": "library.reachability",
     "ReportedDiagnostic": "library.results",

@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from kubenetlab.observe.request import RequestOptions, make_request
+from kubenetlab.observe.targets.grammar import parse, with_port
+
 Path = str | os.PathLike[str]
 """Path of a file or folder."""
 Paths = Path | Iterable[Path]
 """One path or several."""
 Protocol = Literal["TCP", "UDP", "SCTP"]
+Family = Literal["IPv4", "IPv6"]
 
 
 def paths_of(paths: Paths) -> Iterator[str]:
@@ -48,23 +52,27 @@ def up_arguments(
         ),
         *switches(("--real-commands", real_commands)),
         *manifest_arguments(manifests, text),
-        *apply_arguments(strict, allow_undeclared, wait),
-        *options(("--timeout", f"{timeout_s:g}s")),
+        *apply_arguments(strict, allow_undeclared, wait, timeout_s),
     ]
 
 
-def apply_arguments(strict: bool, allow_undeclared: bool, wait: bool) -> list[str]:
+def apply_arguments(
+    strict: bool, allow_undeclared: bool, wait: bool, timeout_s: float
+) -> list[str]:
     """Return the options that `up` and `apply` share."""
-    return switches(
-        ("--strict", strict), ("--allow-undeclared", allow_undeclared), ("--no-wait", not wait)
-    )
+    return [
+        *switches(
+            ("--strict", strict), ("--allow-undeclared", allow_undeclared), ("--no-wait", not wait)
+        ),
+        *options(("--timeout", f"{timeout_s:g}s")),
+    ]
 
 
 def probe_arguments(
     port: int | None,
     protocol: Protocol,
     path: str | None,
-    family: Literal["IPv4", "IPv6"] | None,
+    family: Family | None,
     namespace: str | None,
     allow_unmodelled: Iterable[str],
     deadline_s: float,
@@ -76,6 +84,49 @@ def probe_arguments(
         *repeated("--allow-unmodelled", allow_unmodelled),
         "--deadline",
         str(deadline_s),
+    ]
+
+
+def explanation_arguments(
+    source: str,
+    destination: str,
+    port: int | None,
+    protocol: Protocol,
+    family: Family | None,
+    namespace: str | None,
+) -> list[str]:
+    """Return the arguments of `explain-policy`, which has no options for port and protocol.
+
+    Raises UsageError for an invalid target, and for a port that contradicts it.
+    """
+    if port is not None:
+        target = parse(destination, namespace)
+        make_request(target, RequestOptions(protocol, port))
+        if target.port is None:
+            destination = with_port(destination, port, protocol)
+        elif target.protocol is None:
+            destination = f"{destination}/{protocol}"
+    return [
+        source,
+        destination,
+        *options(("--namespace", namespace)),
+        *switches(("-4", family == "IPv4"), ("-6", family == "IPv6")),
+    ]
+
+
+def check_arguments(
+    tables: Paths,
+    text: str,
+    allow_unmodelled: Iterable[str],
+    allow_undeclared: bool,
+    deadline_s: float,
+) -> list[str]:
+    """Return the options of `check`; see `Lab.check` for the arguments."""
+    return [
+        *manifest_arguments(tables, text),
+        *repeated("--allow-unmodelled", allow_unmodelled),
+        *switches(("--allow-undeclared", allow_undeclared)),
+        *options(("--deadline", deadline_s)),
     ]
 
 

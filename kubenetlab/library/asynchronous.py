@@ -120,6 +120,7 @@ class AsyncLab:
     down = _lab_method(Lab.down)
     events = _lab_method(Lab.events)
     exec = _lab_method(Lab.exec)
+    explain_policy = _lab_method(Lab.explain_policy)
     get = _lab_method(Lab.get)
     get_all = _lab_method(Lab.get_all)
     heal = _lab_method(Lab.heal)

@@ -14,7 +14,7 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.library.lab_warning import LabWarning
 from kubenetlab.library.process import Completed, run_command
-from kubenetlab.library.results import Result, decode_result
+from kubenetlab.library.results import Output, Result, decode_result
 
 _RETRY_INTERVAL_S: Final = 0.005
 """Time between two requests to an agent that restarts, or whose pods terminate, in seconds."""
@@ -37,6 +37,10 @@ class LabCommands:
     def data(self, arguments: Sequence[str]) -> JsonValue:
         """Return the data that a command prints with `-o json`."""
         return json.loads(self.run([*arguments, "-o", "json"]).require(0).output)
+
+    def typed(self, arguments: Sequence[str], type_: type[Output]) -> Output:
+        """Return the data that a command prints with `-o json` as a typed value."""
+        return decode_result(self.run([*arguments, "-o", "json"]).require(0).output, type_)
 
     def result(self, arguments: Sequence[str], type_: type[Result], stdin: str = "") -> Result:
         """Return the typed output of a command, whose exit status 1 says that it is not `ok`."""

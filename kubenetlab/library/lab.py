@@ -6,26 +6,28 @@ import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import select_lab
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.library.arguments import (
+    Family,
     Paths,
     Protocol,
     apply_arguments,
+    check_arguments,
+    explanation_arguments,
     manifest_arguments,
     options,
     probe_arguments,
-    repeated,
-    switches,
     up_arguments,
 )
 from kubenetlab.library.commands import LabCommands, warn
 from kubenetlab.library.creation import LabCreation, new_name
 from kubenetlab.library.events import LabEvent, event_of
+from kubenetlab.library.policy_explanation import PolicyExplanation
 from kubenetlab.library.results import (
     SCHEMA_VERSION,
     CheckResult,
@@ -152,13 +154,9 @@ class Lab:
         Raises ManifestError if a manifest is refused, and LabError if the pods do not become ready.
         """
         arguments = manifest_arguments(manifests, text) + apply_arguments(
-            strict, allow_undeclared, wait
+            strict, allow_undeclared, wait, timeout_s
         )
-        warn(
-            self._commands.run(["apply", *arguments, "--timeout", f"{timeout_s:g}s"], text).require(
-                0
-            )
-        )
+        warn(self._commands.run(["apply", *arguments], text).require(0))
 
     def delete(
         self, kind: str, name: str, *, namespace: str | None = None, timeout_s: float = 60.0
@@ -240,7 +238,7 @@ class Lab:
         port: int | None = None,
         protocol: Protocol = "TCP",
         path: str | None = None,
-        family: Literal["IPv4", "IPv6"] | None = None,
+        family: Family | None = None,
         namespace: str | None = None,
         allow_unmodelled: Iterable[str] = (),
         deadline_s: float = 1.0,
@@ -271,7 +269,7 @@ class Lab:
         port: int | None = None,
         protocol: Protocol = "TCP",
         path: str | None = None,
-        family: Literal["IPv4", "IPv6"] | None = None,
+        family: Family | None = None,
         namespace: str | None = None,
         allow_unmodelled: Iterable[str] = (),
         deadline_s: float = 1.0,
@@ -306,14 +304,26 @@ class Lab:
         allow_unmodelled, deadline_s: see `ping`. allow_undeclared: see `up`.
         Raises ManifestError for an invalid table.
         """
-        arguments = [
-            *manifest_arguments(tables, text),
-            *repeated("--allow-unmodelled", allow_unmodelled),
-            *switches(("--allow-undeclared", allow_undeclared)),
-        ]
-        return self._commands.result(
-            ["check", *arguments, "--deadline", str(deadline_s)], CheckResult, text
-        )
+        arguments = check_arguments(tables, text, allow_unmodelled, allow_undeclared, deadline_s)
+        return self._commands.result(["check", *arguments], CheckResult, text)
+
+    def explain_policy(
+        self,
+        source: str,
+        destination: str,
+        *,
+        port: int | None = None,
+        protocol: Protocol = "TCP",
+        family: Family | None = None,
+        namespace: str | None = None,
+    ) -> PolicyExplanation:
+        """Explain which network policies allow or deny a connection; no packet is sent.
+
+        The arguments are those of `ping`; a destination can also be `NAME:PORT/PROTOCOL`.
+        Raises UsageError for a target that does not exist.
+        """
+        arguments = explanation_arguments(source, destination, port, protocol, family, namespace)
+        return self._commands.typed(["explain-policy", *arguments], PolicyExplanation)
 
     def exec(
         self,

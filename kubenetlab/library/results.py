@@ -296,6 +296,8 @@ def _because(policies: tuple[str, ...]) -> str:
 
 
 Result = TypeVar("Result", PingResult, PingSeries, PingMatrix, CheckResult)
+"""Results that are `ok` or not."""
+Output = TypeVar("Output", bound=Struct)
 
 
 class _Header(Struct, frozen=True):
@@ -304,7 +306,7 @@ class _Header(Struct, frozen=True):
     schema_version: int = 0
 
 
-def decode_result(output: str, type_: type[Result]) -> Result:
+def decode_result(output: str, type_: type[Output]) -> Output:
     """Return the typed result of the JSON that a command has printed.
 
     Raises LabError if it has another version of the schema.

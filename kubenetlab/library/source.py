@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import kubenetlab  # the names of this package are imported at their first use
-from kubenetlab.library.arguments import Protocol
+from kubenetlab.library.arguments import Family, Protocol
 from kubenetlab.library.reachability import HttpResult, Reachability
 
 
@@ -40,7 +39,7 @@ class Source:
         port: int | None = None,
         *,
         protocol: Protocol = "TCP",
-        family: Literal["IPv4", "IPv6"] | None = None,
+        family: Family | None = None,
         allow_unmodelled: Iterable[str] = (),
         deadline_s: float = 1.0,
     ) -> Reachability:
@@ -72,7 +71,7 @@ class Source:
         path: str = "/",
         *,
         port: int | None = None,
-        family: Literal["IPv4", "IPv6"] | None = None,
+        family: Family | None = None,
         allow_unmodelled: Iterable[str] = (),
         deadline_s: float = 1.0,
     ) -> HttpResult:

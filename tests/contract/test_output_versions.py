@@ -18,6 +18,7 @@ from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
 from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
 from kubenetlab.lab.overview import LabSummary
 from kubenetlab.library import results
+from kubenetlab.library.policy_explanation import PolicyExplanation
 from kubenetlab.library.results import CheckResult, PingMatrix, PingResult, PingSeries
 
 RECORDED = Path(__file__).with_name(f"outputs-{SCHEMA_VERSION}.txt")
@@ -82,6 +83,7 @@ def test_a_document_of_another_version_does_not_match() -> None:
         ("ping-count", PingSeries),
         ("ping-matrix", PingMatrix),
         ("check", CheckResult),
+        ("explain-policy", PolicyExplanation),
     ],
 )
 def test_the_results_in_python_have_the_fields_of_the_schema(
@@ -101,6 +103,8 @@ def different(type_: type[Struct], schema: dict[str, Any], path: str) -> Iterato
         if fields[name].required and name not in schema["required"]:
             yield f"{path}.{name}: required"
         items = schema["properties"][name].get("items")
+        if isinstance(own := fields[name].type, type) and issubclass(own, Struct):
+            yield from different(own, schema["properties"][name], f"{path}.{name}")
         for inner in get_args(fields[name].type):
             if items and isinstance(inner, type) and issubclass(inner, Struct):
                 yield from different(inner, items, f"{path}.{name}[]")

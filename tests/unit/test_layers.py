@@ -64,7 +64,17 @@ MAY_IMPORT = {
         "errors",
         "names",
     },
-    "library": {"api", "datapath", "diagnostics", "hoststate", "lab", "cli", "errors", "names"},
+    "library": {
+        "api",
+        "datapath",
+        "diagnostics",
+        "hoststate",
+        "observe",
+        "lab",
+        "cli",
+        "errors",
+        "names",
+    },
 }
 """Package → packages of ours that it may import beside itself."""
 
