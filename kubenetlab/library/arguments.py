@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
-from kubenetlab.observe.request import RequestOptions, make_request
+from kubenetlab.errors import UsageError
+from kubenetlab.library.argument_checks import Family, Protocol, check_connection
 from kubenetlab.observe.targets.grammar import parse, with_port
 
 Path = str | os.PathLike[str]
 """Path of a file or folder."""
 Paths = Path | Iterable[Path]
 """One path or several."""
-Protocol = Literal["TCP", "UDP", "SCTP"]
-Family = Literal["IPv4", "IPv6"]
 
 
 def paths_of(paths: Paths) -> Iterator[str]:
@@ -59,7 +57,9 @@ def up_arguments(
 def apply_arguments(
     strict: bool, allow_undeclared: bool, wait: bool, timeout_s: float
 ) -> list[str]:
-    """Return the options that `up` and `apply` share."""
+    """Return the options that `up` and `apply` share. Raises UsageError for a timeout below 0."""
+    if timeout_s < 0:
+        raise UsageError(f"timeout_s: expected a number of seconds, found {timeout_s:g}")
     return [
         *switches(
             ("--strict", strict), ("--allow-undeclared", allow_undeclared), ("--no-wait", not wait)
@@ -68,22 +68,34 @@ def apply_arguments(
     ]
 
 
-def probe_arguments(
+def ping_arguments(
+    source: str,
+    destination: str,
     port: int | None,
     protocol: Protocol,
     path: str | None,
     family: Family | None,
     namespace: str | None,
-    allow_unmodelled: Iterable[str],
-    deadline_s: float,
 ) -> list[str]:
-    """Return the options of `ping`."""
+    """Return the arguments of `ping` for one source and one destination.
+
+    Raises UsageError for an invalid argument, and for one that contradicts the destination.
+    """
+    check_connection(destination, port, protocol, path, family, namespace)
     return [
+        source,
+        destination,
+        # With a path the protocol is always TCP.
         *options((f"--{protocol.lower()}", port), ("--http", path), ("--namespace", namespace)),
-        *switches(("-4", family == "IPv4"), ("-6", family == "IPv6")),
+        *_family_switches(family),
+    ]
+
+
+def probe_arguments(allow_unmodelled: Iterable[str], deadline_s: float) -> list[str]:
+    """Return the options of `ping` for one destination, and for all of them."""
+    return [
         *repeated("--allow-unmodelled", allow_unmodelled),
-        "--deadline",
-        str(deadline_s),
+        *options(("--deadline", deadline_s)),
     ]
 
 
@@ -97,11 +109,11 @@ def explanation_arguments(
 ) -> list[str]:
     """Return the arguments of `explain-policy`, which has no options for port and protocol.
 
-    Raises UsageError for an invalid target, and for a port that contradicts it.
+    Raises UsageError for an invalid argument, and for one that contradicts the destination.
     """
+    check_connection(destination, port, protocol, None, family, namespace)
     if port is not None:
         target = parse(destination, namespace)
-        make_request(target, RequestOptions(protocol, port))
         if target.port is None:
             destination = with_port(destination, port, protocol)
         elif target.protocol is None:
@@ -110,7 +122,7 @@ def explanation_arguments(
         source,
         destination,
         *options(("--namespace", namespace)),
-        *switches(("-4", family == "IPv4"), ("-6", family == "IPv6")),
+        *_family_switches(family),
     ]
 
 
@@ -128,6 +140,10 @@ def check_arguments(
         *switches(("--allow-undeclared", allow_undeclared)),
         *options(("--deadline", deadline_s)),
     ]
+
+
+def _family_switches(family: Family | None) -> list[str]:
+    return switches(("-4", family == "IPv4"), ("-6", family == "IPv6"))
 
 
 def options(*options: tuple[str, object]) -> list[str]:

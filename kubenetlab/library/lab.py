@@ -12,15 +12,15 @@ from kubenetlab.api.json_types import JsonObject
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import select_lab
 from kubenetlab.lab.paths import LAB_API
+from kubenetlab.library.argument_checks import Family, Protocol
 from kubenetlab.library.arguments import (
-    Family,
     Paths,
-    Protocol,
     apply_arguments,
     check_arguments,
     explanation_arguments,
     manifest_arguments,
     options,
+    ping_arguments,
     probe_arguments,
     up_arguments,
 )
@@ -179,10 +179,10 @@ class Lab:
     ) -> None:
         """Set the number of pods of a workload, and wait until they are ready.
 
-        workload: such as `deploy/web`.
+        workload: such as `deploy/web`, or `deploy:shop/web` with its namespace.
         Raises LabError if there is no such workload, or if its pods do not become ready.
         """
-        arguments = [workload, str(replicas), *options(("-n", namespace))]
+        arguments = [workload, *options(("--replicas", replicas), ("-n", namespace))]
         self._commands.run(["scale", *arguments]).require(0)
         if wait:
             self._commands.settle(timeout_s)
@@ -255,10 +255,9 @@ class Lab:
         deadline_s: time to wait for the answer, in seconds.
         Raises UsageError for a target that does not exist.
         """
-        probe = probe_arguments(
-            port, protocol, path, family, namespace, allow_unmodelled, deadline_s
-        )
-        return self._commands.result(["ping", source, destination, *probe], PingResult)
+        arguments = ping_arguments(source, destination, port, protocol, path, family, namespace)
+        probe = probe_arguments(allow_unmodelled, deadline_s)
+        return self._commands.result(["ping", *arguments, *probe], PingResult)
 
     def ping_series(
         self,
@@ -275,17 +274,15 @@ class Lab:
         deadline_s: float = 1.0,
     ) -> PingSeries:
         """Send `count` requests, and return their distribution over servers; see `ping`."""
-        probe = probe_arguments(
-            port, protocol, path, family, namespace, allow_unmodelled, deadline_s
-        )
-        arguments = ["ping", source, destination, "--count", str(count), *probe]
-        return self._commands.result(arguments, PingSeries)
+        arguments = ping_arguments(source, destination, port, protocol, path, family, namespace)
+        probe = [*probe_arguments(allow_unmodelled, deadline_s), "--count", str(count)]
+        return self._commands.result(["ping", *arguments, *probe], PingSeries)
 
     def ping_matrix(
         self, *, allow_unmodelled: Iterable[str] = (), deadline_s: float = 1.0
     ) -> PingMatrix:
         """Probe every pair of pods, nodes, Services and external hosts; see `ping`."""
-        probe = probe_arguments(None, "TCP", None, None, None, allow_unmodelled, deadline_s)
+        probe = probe_arguments(allow_unmodelled, deadline_s)
         return self._commands.result(["ping", *probe], PingMatrix)
 
     def check(

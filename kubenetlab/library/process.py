@@ -25,6 +25,7 @@ from msgspec import Struct
 from kubenetlab import errors
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, LabError, ManifestError, Problem, UsageError
+from kubenetlab.library.argument_checks import argument_error
 from kubenetlab.library.command_server import (
     FORGET,
     REMOVE_AT_END,
@@ -77,7 +78,7 @@ class Completed(Struct, frozen=True):
         if self.status in statuses:
             return self
         type_ = UsageError if self.status == UsageError.exit_status else LabError
-        reason = self.warnings or self.output.strip()
+        reason = argument_error(self.warnings) or self.output.strip()
         raise type_(reason or f"{' '.join(self.arguments)}: exit status {self.status}")
 
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 
 import kubenetlab  # the names of this package are imported at their first use
-from kubenetlab.library.arguments import Family, Protocol
+from kubenetlab.library.argument_checks import Family, Protocol
 from kubenetlab.library.reachability import HttpResult, Reachability
 
 

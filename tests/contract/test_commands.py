@@ -178,6 +178,18 @@ def test_help_names_all_commands() -> None:
             2,
             "for example: scale deployment NAME, or deployment/NAME",
         ),
+        (
+            ("scale", "svc:shop/web", "2"),
+            "",
+            2,
+            "scale: expected a workload, such as deploy:default/web, found svc:shop/web",
+        ),
+        (
+            ("scale", "shop/web", "2"),
+            "",
+            2,
+            'there is no kind "shop"; a workload of a namespace is written deploy:shop/web',
+        ),
         (("get",), "", 2, "Missing argument"),
         (("up", "-f", "/nonexistent.yaml"), "", 2, "cannot be read: No such file or directory"),
         (

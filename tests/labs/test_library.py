@@ -282,6 +282,18 @@ def test_objects_that_are_not_enforced_make_a_result_meaningless() -> None:
         assert [item.name for item in check.diagnostics] == ["deny"]
 
 
+@pytest.mark.parametrize("workload", ["deploy/web", "deploy:web", "deploy:default/web"])
+def test_a_workload_is_scaled(web: Lab, workload: str) -> None:
+    """It is written as kubectl does, or as a target with its namespace."""
+    web.scale(workload, 3, timeout_s=patiently(30))
+    assert web.get("deployment", "web")["status"]["readyReplicas"] == 3
+    web.scale(workload, 2, timeout_s=patiently(30))
+    with pytest.raises(UsageError, match="replicas: expected 0<=replicas<=20000, found -1"):
+        web.scale(workload, -1)
+    with pytest.raises(LabError, match=r'deployments.* "web" not found'):
+        web.scale("deploy:other/web", 3)
+
+
 def test_programs_run_inside_a_pod(web: Lab) -> None:
     """Their status, output and standard input are passed on."""
     addresses = json.loads(web.exec("client", ["ip", "-j", "address", "show", "eth0"]).stdout)
