@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,10 @@ _POOL = pytest.StashKey["LabPool"]()
 """Key of the labs of a test run, once a test has used one."""
 _NEXT = pytest.StashKey[tuple[pytest.Item, "Surroundings"]]()
 """Key of the next test, if it uses a lab, and of its working directory and environment."""
+_IS_LAB_LEFT = pytest.StashKey[bool]()
+"""Key of whether a lab could not be removed."""
+_OF_WORKER = "kubenetlab_lab_left"
+"""Field of the output of a worker of pytest-xdist that could not remove a lab."""
 _AHEAD = "kubenetlab_ahead"
 """Name of the setting for labs that are made ahead."""
 
@@ -146,8 +150,21 @@ def pytest_runtest_makereport(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove all labs, also after Ctrl-C. A lab that is left makes the run fail."""
-    if _POOL in session.config.stash:
-        pool = session.config.stash[_POOL]
-        del session.config.stash[_POOL]
-        if not pool.close() and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    config = session.config
+    if _POOL in config.stash:
+        pool = config.stash[_POOL]
+        del config.stash[_POOL]
+        config.stash[_IS_LAB_LEFT] = not pool.close()
+    if not config.stash.get(_IS_LAB_LEFT, False):
+        return
+    if session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if hasattr(config, "workeroutput"):  # in a worker of pytest-xdist
+        config.workeroutput[_OF_WORKER] = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note that a worker of pytest-xdist has left a lab: its exit status does not count."""
+    if getattr(node, "workeroutput", {}).get(_OF_WORKER):
+        node.config.stash[_IS_LAB_LEFT] = True

@@ -272,7 +272,10 @@ def test_it(lab, number):
     assert labs(prefix) == []
 
 
-def test_a_lab_that_cannot_be_removed_fails_the_run(project: Path, prefix: str) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "a worker"])
+def test_a_lab_that_cannot_be_removed_fails_the_run(
+    workers: tuple[str, ...], project: Path, prefix: str
+) -> None:
     """The run warns of it. The command server tries again at the end."""
     (project / "test_pod.py").write_text(
         HEADER
@@ -284,7 +287,7 @@ def test_it(lab):
     lab_removals.StartedCommand = lambda arguments: StartedCommand([*arguments, "no-such-lab"])
 """
     )
-    done = pytest_run(project, *OPTIONS)
+    done = pytest_run(project, *OPTIONS, *workers)
     assert done.returncode == 1, done.stdout
     assert "1 passed, 1 warning" in done.stdout, done.stdout
     assert "LabWarning: cannot remove lab ahead-" in done.stdout
