@@ -27,6 +27,10 @@ _FOLDER: Final = "manifests"
 """Name of a folder of manifests for all tests beside it and below."""
 
 
+MISTAKES: Final = (KubenetlabError, OSError, TypeError, ValueError)
+"""Errors of wrong arguments of a marker, also of wrong types, and of files that cannot be read."""
+
+
 class FileVersion(NamedTuple):
     """A file of manifests, and what changes when it is rewritten."""
 
@@ -86,8 +90,12 @@ def _versions(path: str) -> Iterator[FileVersion]:
         names = sorted(name for name in os.listdir(path) if name.endswith(_SUFFIXES))
         files = [os.path.join(path, name) for name in names]
     for file in files:
-        status = os.stat(file)
-        yield FileVersion(file, status.st_mtime_ns, status.st_size)
+        try:
+            status = os.stat(file)
+        except FileNotFoundError:  # a dangling symbolic link, which `up` reports
+            yield FileVersion(file, 0, 0)
+        else:
+            yield FileVersion(file, status.st_mtime_ns, status.st_size)
 
 
 def options_ahead_of(item: pytest.Item) -> LabOptions | None:
@@ -101,9 +109,11 @@ def options_ahead_of(item: pytest.Item) -> LabOptions | None:
     if any("render" in marker.kwargs for marker in item.iter_markers(MARKER)):
         return None
     try:
-        return options_of(item)
-    except (KubenetlabError, OSError):
+        options = options_of(item)
+        hash(options)  # labs are kept by their options
+    except MISTAKES:
         return None  # the test reports it
+    return options
 
 
 def _arguments(marker: pytest.Mark) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kubenetlab.errors import KubenetlabError
 from kubenetlab.library.arguments import Paths, up_arguments
 from kubenetlab.library.creation import LabCreation, new_name
 from kubenetlab.library.lab import Lab
-from kubenetlab.library.lab_options import LabOptions, from_arguments
+from kubenetlab.library.lab_options import MISTAKES, LabOptions, from_arguments
 from kubenetlab.library.lab_removals import LabRemovals
 from kubenetlab.library.process import Surroundings
 from kubenetlab.library.reachability import HttpResult, Reachability
@@ -102,7 +102,7 @@ class LabPool:
             return
         try:
             self._ahead = LabAhead(options, surroundings, _begin(options, surroundings))
-        except (KubenetlabError, OSError):
+        except MISTAKES:  # the next test reports it
             self._unused_count += 1
 
     def drop_ahead(self) -> None:

@@ -151,6 +151,20 @@ def test_first(lab):
 def test_mistake(lab):
     pass
 
+def test_second(lab):
+    pass
+
+@pytest.mark.kubenetlab(timeout_s="soon")
+def test_wrong_type(lab):
+    pass
+
+def test_third(lab):
+    pass
+
+@pytest.mark.kubenetlab(cni=["flannel"])
+def test_list(lab):
+    pass
+
 @pytest.mark.kubenetlab(manifests="manifests", text=\"\"\"
 apiVersion: v1
 kind: Pod
@@ -162,8 +176,9 @@ def test_warning(lab):
 """
     )
     done = pytest_run(project, *OPTIONS)
-    assert "2 passed, 1 warning, 1 error" in done.stdout, done.stdout
-    assert "ERROR test_pod.py::test_mistake" in done.stdout
+    assert "4 passed, 1 warning, 3 errors" in done.stdout, done.stdout
+    for name in ("mistake", "wrong_type", "list"):
+        assert f"ERROR test_pod.py::test_{name}" in done.stdout
     assert "test_pod.py::test_warning" in done.stdout
     assert "colour" in done.stdout
 

@@ -117,6 +117,15 @@ def test_a_mistake_is_an_error_without_a_traceback(
     assert "pytest_plugin.py" not in done.stdout
 
 
+def test_a_link_without_a_target_is_a_mistake_of_the_manifests(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(MARKED.format(""))
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "lost.yaml").symlink_to(tmp_path / "nothing")
+    done = pytest_run(tmp_path, *OPTIONS)
+    assert "lost.yaml  cannot be read: No such file or directory" in done.stdout
+    assert "pytest_plugin.py" not in done.stdout
+
+
 SELECTIONS = """
 import pytest
 from kubenetlab.library import lab_options
