@@ -91,7 +91,11 @@ class Surroundings(NamedTuple):
     @classmethod
     def present(cls) -> Self:
         """Return the present working directory and environment of this process."""
-        return cls(os.getcwd(), dict(os.environ))
+        try:
+            directory = os.getcwd()
+        except FileNotFoundError:  # it has been removed, and can still be entered
+            directory = f"/proc/{os.getpid()}/cwd"
+        return cls(directory, dict(os.environ))
 
 
 def run_command(

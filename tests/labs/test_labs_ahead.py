@@ -183,6 +183,32 @@ def test_warning(lab):
     assert "colour" in done.stdout
 
 
+def test_a_test_may_remove_its_working_directory(project: Path, prefix: str) -> None:
+    """Commands that make and remove labs still run."""
+    (project / "test_pod.py").write_text(
+        HEADER
+        + """
+pytestmark = pytest.mark.kubenetlab(reuse=False)
+
+def test_first(lab, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+
+def test_second(lab):
+    assert lab.ping("client", "node:control-plane").ok
+
+def test_third(lab):
+    assert lab.ping("client", "node:control-plane").ok
+    os.chdir(HERE)
+"""
+    )
+    done = pytest_run(project, *OPTIONS)
+    assert "3 passed" in done.stdout, done.stdout
+    assert labs(prefix) == []
+
+
 def test_labs_are_not_made_ahead_against_the_setting(project: Path) -> None:
     (project / "pytest.ini").write_text("[pytest]\nkubenetlab_ahead = false\n")
     (project / "test_pod.py").write_text(
