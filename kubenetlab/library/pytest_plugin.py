@@ -102,6 +102,8 @@ def pytest_runtest_protocol(
         # Those between tests: fixtures of this test may change them.
         item.stash[_NEXT] = nextitem, present_surroundings()
     result = yield
+    if _NEXT in item.stash:
+        del item.stash[_NEXT]  # pytest keeps all tests until the end of the run
     if _POOL in item.config.stash:
         item.config.stash[_POOL].end_test()
     return result
