@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from kubenetlab.library.lab_warning import LabWarning
 from kubenetlab.library.process import Completed, run_command
 from kubenetlab.library.results import Output, Result, decode_result
 
+_PACKAGE: Final = f"{__name__.partition('.')[0]}."
+"""Beginning of the names of the modules of this package."""
 _RETRY_INTERVAL_S: Final = 0.005
 """Time between two requests to an agent that restarts, or whose pods terminate, in seconds."""
 
@@ -25,7 +28,7 @@ class LabCommands:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.client = Client(name, on_warning=_on_warning)
+        self.client = Client(name, on_warning=_warn)
 
     def run(
         self, arguments: Sequence[str], stdin: str = "", timeout_s: float | None = None
@@ -91,11 +94,15 @@ class LabCommands:
             self.settle(max(0.0, deadline - time.monotonic()))
 
 
-def _on_warning(text: str) -> None:
-    warnings.warn(text, LabWarning, stacklevel=4)
-
-
 def warn(done: Completed) -> None:
     """Issue the messages of a command that succeeded as one warning."""
     if done.warnings:
-        warnings.warn(done.warnings, LabWarning, stacklevel=3)
+        _warn(done.warnings)
+
+
+def _warn(text: str) -> None:
+    """Issue a warning at the line of the program that has called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, LabWarning, stacklevel=level)
