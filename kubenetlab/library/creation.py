@@ -33,9 +33,10 @@ class LabCreation:
         """
         if rundir.is_alive(lab):
             raise LabError(f"lab {lab} is up already; connect to it with Lab({lab!r})")
+        self.lab = lab
+        self._is_removed_at_end = is_removed_at_end
         if is_removed_at_end:
             remove_at_end(lab)
-        self.lab = lab
         self._command = StartedCommand(
             ["up", "--lab", lab, *arguments],
             stdin=text,
@@ -49,9 +50,11 @@ class LabCreation:
             with self._command:
                 done = self._command.completed().require(0)
             warn(done)  # may raise, with a filter for warnings
-        except BaseException:
+        except BaseException as error:
             if rundir.run_directory(self.lab).exists():  # also after a command that was killed
                 run_command(["down", "--lab", self.lab])
+            if self._is_removed_at_end and isinstance(error, Exception):  # the command has ended
+                remove_at_end(self.lab, is_gone=True)
             raise
 
     def stop(self) -> None:
