@@ -116,7 +116,11 @@ class Lab:
         creation.finish()
         lab = cls.__new__(cls)
         lab.name, lab._commands = creation.lab, LabCommands(creation.lab)
-        lab.checkpoint()
+        try:
+            lab.checkpoint()
+        except BaseException:
+            lab.down()
+            raise
         return lab
 
     def __enter__(self) -> Self:

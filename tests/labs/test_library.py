@@ -93,6 +93,18 @@ def test_a_lab_that_does_not_become_ready_is_removed() -> None:
         assert lab.is_up
 
 
+def test_a_lab_without_a_checkpoint_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller gets an error in place of the lab, and could not remove it."""
+
+    def fail(lab: Lab) -> None:
+        raise LabError("the agent does not answer")
+
+    monkeypatch.setattr(Lab, "checkpoint", fail)
+    with pytest.raises(LabError, match="the agent does not answer"):
+        Lab.up(text=ONE_NODE, name=name("checkpoint"), timeout_s=patiently(30))
+    assert leftovers(name("checkpoint")) == []
+
+
 def test_a_warning_that_is_an_error_leaves_no_lab() -> None:
     """Filters turn warnings into errors, such as `-W error` of Python and pytest."""
     with warnings.catch_warnings():
