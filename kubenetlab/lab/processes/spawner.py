@@ -90,9 +90,10 @@ class Spawner:
         dies in between, the child fails, and its exit is reported like any other.
         """
         with ExitStack() as stack:
-            pidfd, home = open_process(sandbox), syscalls.open_namespace("pid")
-            for fd in (pidfd, home):
-                stack.callback(os.close, fd)
+            pidfd = open_process(sandbox)
+            stack.callback(os.close, pidfd)
+            home = syscalls.open_namespace("pid")
+            stack.callback(os.close, home)
 
             def run_joined(context: LabContext) -> None:
                 syscalls.setns(
