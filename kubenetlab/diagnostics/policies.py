@@ -199,14 +199,16 @@ def _check_ports(
 ) -> Iterator[Diagnostic]:
     """Check that a destination of a rule has the ports that the rule allows.
 
-    Numbers are checked only if a Service has such a port: pods need not declare theirs.
+    Numbers are checked only if a Service has such a port: pods need not declare theirs. Hosts
+    outside may have any port.
     """
+    is_to_pods = direction == "Ingress" or (peers and all(peer.ip_block is None for peer in peers))
     for number, port in enumerate(ports):
         found = None
         if isinstance(port.port, str):
             pods = _destinations(policy, direction, peers, selection, selection.pods)
             found = unknown_port(port.port, [port.protocol], [*map(named_ports, pods)])
-        elif port.port is not None and port.end_port is None:
+        elif is_to_pods and port.port is not None and port.end_port is None:
             templates = _destinations(policy, direction, peers, selection, selection.templates)
             found = translated_port([*templates], port.port, port.protocol)
         if found is not None:

@@ -201,8 +201,14 @@ def test_a_policy_without_effect_has_one_piece_of_advice(
         service(port=80, target=8080) + web("ingress: [{ports: [{port: 8080}]}]"),
         service(port=80, target=8080) + web("ingress: [{ports: [{port: 79, endPort: 8080}]}]"),
         service(port=80, target=8080, clusterIP="None") + web("ingress: [{ports: [{port: 80}]}]"),
+        service(port=443, target=8080) + web("egress: [{ports: [{port: 443}]}]"),
+        service(port=443, target=8080)
+        + web(
+            "egress: [{to: [{podSelector: {}}, {ipBlock: {cidr: 198.51.100.0/24}}], "
+            "ports: [{port: 443}]}]"
+        ),
         service(port=80, target=8080)
-        + web("egress: [{ports: [{port: 80}]}]")
+        + web("egress: [{to: [{namespaceSelector: {}}], ports: [{port: 80}]}]")
         + pod("other", container=", ports: [{containerPort: 80}]"),
     ],
 )
