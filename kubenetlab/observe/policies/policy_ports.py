@@ -24,6 +24,8 @@ from kubenetlab.observe.policies.peers import PolicyMembers
 TransportProtocol = Literal["TCP", "UDP", "SCTP"]
 PROTOCOLS: Final[tuple[TransportProtocol, ...]] = ("TCP", "UDP", "SCTP")
 LAST_PORT: Final = 65535
+_LABELS: Final = "matchLabels"
+"""Field with labels by their keys, which are no names of fields: a label may be called `port`."""
 
 
 class PortRange(NamedTuple):
@@ -155,19 +157,21 @@ def _ranges_in(value: object, protocols: Sequence[TransportProtocol]) -> Iterato
         for first, last in _limits(value):
             yield from (PortRange(each, first, last) for each in protocols)
         for key, inner in value.items():
-            named = [each for each in PROTOCOLS if each.lower() == key]
-            yield from _ranges_in(inner, named or protocols)
+            if key != _LABELS:
+                named = [each for each in PROTOCOLS if each.lower() == key]
+                yield from _ranges_in(inner, named or protocols)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _ranges_in(inner, protocols)
 
 
 def mappings_in(value: object) -> Iterator[Mapping[str, object]]:
-    """Yield all mappings inside a document, and the document itself."""
+    """Yield all mappings inside a document but those of labels, and the document itself."""
     if isinstance(value, Mapping):
         yield value
-        for inner in value.values():
-            yield from mappings_in(inner)
+        for key, inner in value.items():
+            if key != _LABELS:
+                yield from mappings_in(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from mappings_in(inner)

@@ -73,3 +73,15 @@ def test_policies_of_all_kinds_name_ports_of_their_pods(policy: str, expected: s
     assert ports.of("default/web", "Egress").ranges == frozenset()
     assert not ports.of("dev/tool", "Ingress").has_policies
     assert not ports.of("", "Ingress").has_policies
+
+
+def test_labels_are_no_ports() -> None:
+    """Their keys may be those of fields, and their values may be greater than any port."""
+    peer = "{podSelector: {matchLabels: {port: '99999', number: '8', start: '9', ports: web}}}"
+    policy = (
+        f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n{HEAD}"
+        f"{{podSelector: {{}}, ingress: [{{from: [{peer}], ports: [{{port: 80}}]}}]}}"
+    )
+    rules = PolicyPorts(running(store(f"{PODS}---\n{policy}\n"))).of("default/web", "Ingress")
+    assert {str(each) for each in rules.ranges} == {"80/TCP"}
+    assert not rules.names
