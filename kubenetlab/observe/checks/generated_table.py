@@ -127,7 +127,8 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
             lines.append(f"# to {group}")
         by_family = results[port]
         (first, *others) = by_family.values()
-        if all(pairs == first for pairs in others):
+        # Rows without a family are tested by the primary one, which may have no results.
+        if others and all(pairs == first for pairs in others):
             by_family = {"": first}
         for family, pairs in sorted(by_family.items()):
             lines += _rows(port, family, pairs, groups)

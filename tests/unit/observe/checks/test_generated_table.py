@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kubenetlab.observe.checks.generated_table import generated_table
 from kubenetlab.observe.matrix import Cell
 from kubenetlab.observe.pod_ports import host_port
@@ -37,4 +39,25 @@ def test_pods_of_a_namespace_share_a_row_if_all_were_probed() -> None:
     assert _rows(LAB, ("web", "far"), is_served=False) == [
         '- {from: default/far, to: "ext:client", port: 443, expect: reject}',
         '- {from: default/web, to: "ext:client", port: 443, expect: reject}',
+    ]
+
+
+def test_a_port_that_was_probed_in_one_family_has_a_row_for_this_family() -> None:
+    """Policies may name a port for a range of the other family than the primary one."""
+    host: Any = {**LAB.seen["external"][0], "addresses": ["198.51.100.10", "2001:db8::10"]}
+    cells = [
+        Cell(
+            LAB.places["web"],
+            host_port(host, address, number, is_served=False),
+            "refused",
+            ((address, Result("refused")),),
+        )
+        for address, numbers in (("198.51.100.10", (80,)), ("2001:db8::10", (80, 443)))
+        for number in numbers
+    ]
+    row = '- {from: default/web, to: "ext:client", port: '
+    rows = generated_table(cells, LAB.seen, "lab").splitlines()
+    assert [each for each in rows if each.startswith("-")] == [
+        f"{row}80, expect: reject}}",
+        f"{row}443, family: IPv6, expect: reject}}",
     ]
