@@ -82,8 +82,11 @@ def _parsed(text: str, seen: Inspection, namespace: str | None) -> tuple[Target,
     """Return target and protocol; without a port, the protocol is no part of a target."""
     match = _PROTOCOL.fullmatch(text)
     if match is None:
-        _refuse_unknown_protocol(text)
-        target = read(text, seen, namespace)
+        try:
+            target = read(text, seen, namespace)
+        except UsageError:
+            _refuse_unknown_protocol(text)
+            raise
         return target, target.protocol or ("TCP" if target.port else None)
     if pod_named(seen, match["rest"], match["protocol"]) is not None:
         return read(text, seen, namespace), None  # such as the pod `tcp` of a namespace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kubenetlab.errors import UsageError
@@ -41,6 +43,16 @@ def test_destinations_are_found_without_name_servers(
     """`PORT` and `PROTOCOL` may be omitted."""
     (found,) = look_up(text, LAB.seen, CLIENT)
     assert (found.title, found.port, found.protocol) == (title, port, protocol)
+
+
+def test_a_namespace_of_digits_is_no_port() -> None:
+    """The name behind it is no protocol."""
+    seen: Any = {
+        **LAB.seen,
+        "services": [{**each, "namespace": "80"} for each in LAB.seen["services"]],
+    }
+    (found,) = look_up("svc:80/web", seen, CLIENT)
+    assert found.title == "svc:80/web:80/TCP"
 
 
 def test_a_node_port_is_found_at_the_address_of_its_node() -> None:
