@@ -13,11 +13,11 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS, port_range
+from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS, CalicoPolicy, port_range
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS, sections
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
-from kubenetlab.api.policies.tiers import TierPolicy, tier_policies
+from kubenetlab.api.policies.tiers import tier_policies
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.policies.peers import PolicyMembers
 
@@ -66,8 +66,7 @@ class PolicyPorts:
 
     def __init__(self, cluster: Cluster) -> None:
         self._of_pods: dict[tuple[str, Direction], RulePorts] = {}
-        for kind, direction, pods, rules in _applied(cluster):
-            ports = _ports_in(rules, PROTOCOLS[:1] if kind is NetworkPolicy else PROTOCOLS)
+        for direction, pods, ports in _applied(cluster):
             for pod in pods:
                 key = (pod.full_name, direction)
                 self._of_pods[key] = self._of_pods.get(key, NO_PORTS).united(ports)
@@ -107,35 +106,59 @@ def other_port(protocol: TransportProtocol, ranges: Iterable[PortRange]) -> int 
     return highest or None
 
 
-def _applied(cluster: Cluster) -> Iterator[tuple[type, Direction, list[Pod], object]]:
-    """Yield each list of rules in policies: class of the policy, direction, pods and rules."""
+def _applied(cluster: Cluster) -> Iterator[tuple[Direction, list[Pod], RulePorts]]:
+    """Yield each list of rules in policies: direction, pods to which it applies, and ports."""
     members = PolicyMembers(cluster)
     for policy in cluster.all(NetworkPolicy):
         pods = members.selected(policy)
         for direction in policy.directions:
-            yield NetworkPolicy, direction, pods, list(policy.spec.rules(direction))
+            ports = _ports_in(list(policy.spec.rules(direction)), PROTOCOLS[:1])
+            yield direction, pods, ports
     for tier_policy in tier_policies(cluster):
         pods, spec = members.subjects_of(tier_policy), tier_policy.spec
         for direction in spec.directions:
-            yield (
-                TierPolicy,
-                direction,
-                pods,
-                spec.ingress if direction == "Ingress" else spec.egress,
-            )
+            rules = spec.ingress if direction == "Ingress" else spec.egress
+            yield direction, pods, _ports_in(rules)
+    yield from _applied_by_plugins(cluster, members)
+
+
+def _applied_by_plugins(
+    cluster: Cluster, members: PolicyMembers
+) -> Iterator[tuple[Direction, list[Pod], RulePorts]]:
+    """Yield the same for the policies of CNI plugins."""
     for kind in CALICO_POLICY_KINDS:
         for calico in cluster.all(kind):
             pods = members.selected_by_calico(calico)
-            yield kind, "Ingress", pods, calico.spec.ingress
-            yield kind, "Egress", pods, calico.spec.egress
+            for direction in calico.directions:
+                yield direction, pods, _ports_of_calico(cluster, calico, direction)
     for cilium_kind in CILIUM_KINDS:
         for cilium in cluster.all(cilium_kind):
             for section in sections(cilium):
                 pods = members.selected_by_cilium(cilium, section.rule)
-                yield cilium_kind, section.direction, pods, section.rules
+                yield section.direction, pods, _ports_in(section.rules)
 
 
-def _ports_in(rules: object, protocols: Sequence[TransportProtocol]) -> RulePorts:
+def _ports_of_calico(cluster: Cluster, policy: CalicoPolicy, direction: Direction) -> RulePorts:
+    """Return the ports in the rules of a policy of Calico, also those behind Services."""
+    rules = policy.spec.rules(direction)
+    services = (each for rule in rules if (each := rule.destination.services) is not None)
+    slices = (
+        slice_
+        for each in services
+        for slice_ in cluster.slices_by_service.get(
+            (each.namespace or policy.namespace, each.name), ()
+        )
+    )
+    behind = frozenset(
+        PortRange(port.protocol, port.port, port.port)
+        for slice_ in slices
+        for port in slice_.ports
+        if port.port is not None
+    )
+    return _ports_in(rules).united(RulePorts(behind))
+
+
+def _ports_in(rules: object, protocols: Sequence[TransportProtocol] = PROTOCOLS) -> RulePorts:
     """Return the ports in rules.
 
     protocols: those of ports without a protocol.
