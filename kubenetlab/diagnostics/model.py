@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from msgspec import Struct
 
@@ -15,6 +15,7 @@ from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.values.ip import network
 
 
 class Connection(Struct, frozen=True):
@@ -90,13 +91,10 @@ class Flow(Struct, frozen=True):
     def _has_destination(self, connection: Connection) -> bool:
         if self.peers is None or not connection.destinations.isdisjoint(self.peers):
             return True
+        addresses = [ip_address(address) for address in connection.addresses]
         return bool(self.ranges) and (
-            not connection.addresses
-            or any(
-                ip_address(address) in network
-                for network in map(ip_network, self.ranges)
-                for address in connection.addresses
-            )
+            not addresses
+            or any(address in network(cidr) for cidr in self.ranges for address in addresses)
         )
 
 
