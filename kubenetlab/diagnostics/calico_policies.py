@@ -32,11 +32,17 @@ from kubenetlab.datapath.policy.calico_labels import (
     namespace_labels,
     subject_selector,
 )
-from kubenetlab.diagnostics.model import ALTHOUGH, NOT_ENFORCED, Diagnostic, Flow, Scope
+from kubenetlab.diagnostics.model import (
+    NOT_ENFORCED,
+    NOT_ENFORCED_ALTHOUGH,
+    Diagnostic,
+    Flow,
+    Scope,
+)
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.errors import did_you_mean
 
-_CLUSTER = f"{ALTHOUGH} in a cluster"
+_CLUSTER = f"{NOT_ENFORCED_ALTHOUGH} in a cluster"
 _KNOWN_LABELS = ("projectcalico.org/name",)
 """Labels that service accounts have in the lab."""
 

@@ -51,12 +51,18 @@ from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.datapath.policy.cilium_peers import CiliumObjects, cilium_objects, peers_of
 from kubenetlab.datapath.policy.members import selected_pods
-from kubenetlab.diagnostics.model import ALTHOUGH, NOT_ENFORCED, Diagnostic, Flow, Scope
+from kubenetlab.diagnostics.model import (
+    NOT_ENFORCED,
+    NOT_ENFORCED_ALTHOUGH,
+    Diagnostic,
+    Flow,
+    Scope,
+)
 from kubenetlab.diagnostics.policy_shadows import single_values
 from kubenetlab.diagnostics.templates import Templates
 
 _AllowingRule = CiliumIngressRule | CiliumEgressRule
-_CLUSTER = f"{ALTHOUGH} in a cluster"
+_CLUSTER = f"{NOT_ENFORCED_ALTHOUGH} in a cluster"
 
 
 def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -94,7 +100,7 @@ def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Di
                 own = Scope(flows=tuple(flows))
                 yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=own)
             for path, reason in _unknown_names(cluster, section):
-                message = f"{ALTHOUGH} a cluster allows it: {reason}"
+                message = f"{NOT_ENFORCED_ALTHOUGH} a cluster allows it: {reason}"
                 yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=scope)
             unlearned = tuple(pod for pod in pods if pod not in pods_with_dns_rules)
             if unlearned:

@@ -12,8 +12,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.model import (
-    ALTHOUGH,
     NOT_ENFORCED,
+    NOT_ENFORCED_ALTHOUGH,
     POLICY_PEER_UNMATCHED,
     Diagnostic,
     Scope,
@@ -37,7 +37,7 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
             in_tier = tier_policy(policy)
             for path, name in _names(in_tier):
                 if reason := _unresolved(cluster.config, name):
-                    message = f"{ALTHOUGH} a cluster allows {name}: {reason}"
+                    message = f"{NOT_ENFORCED_ALTHOUGH} a cluster allows {name}: {reason}"
                     scope = Scope(out_of=subjects_of(cluster, in_tier))
                     yield Diagnostic.of(policy, NOT_ENFORCED, path, message, scope=scope)
                 elif is_given(cluster, policy) and (

@@ -217,8 +217,8 @@ class Diagnostic(Struct, frozen=True):
         return f"{self.title}: {path}" if path else self.title
 
 
-ALTHOUGH = "not enforced by this lab, although"
-"""Begin of the message about an object that has an effect in a cluster with the same CNI plugin."""
+NOT_ENFORCED_ALTHOUGH = "not enforced by this lab, although"
+"""Beginning of messages about objects that have an effect in a cluster with the same CNI plugin."""
 NOT_ENFORCED = "not-enforced"
 """Code of an object, or of a field, that the lab stores without enforcing it."""
 GATEWAY_UNREACHABLE = "gateway-unreachable"

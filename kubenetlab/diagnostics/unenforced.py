@@ -34,7 +34,13 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.calico_policies import calico_scope
 from kubenetlab.diagnostics.cilium_policies import cilium_scope
-from kubenetlab.diagnostics.model import ALTHOUGH, NOT_ENFORCED, Diagnostic, Scope, subjects_of
+from kubenetlab.diagnostics.model import (
+    NOT_ENFORCED,
+    NOT_ENFORCED_ALTHOUGH,
+    Diagnostic,
+    Scope,
+    subjects_of,
+)
 from kubenetlab.diagnostics.templates import Templates
 
 _EFFECTS = {
@@ -75,7 +81,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             if kind is not None and kind in (*POLICY_KINDS, *POLICY_GROUP_KINDS)
             else _Reason()
         )
-        message = reason.message or f"{ALTHOUGH} {_EFFECTS[effect]}"
+        message = reason.message or f"{NOT_ENFORCED_ALTHOUGH} {_EFFECTS[effect]}"
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,

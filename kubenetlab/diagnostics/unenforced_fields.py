@@ -25,7 +25,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins import kube_router
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.diagnostics.model import ALTHOUGH, NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.model import NOT_ENFORCED, NOT_ENFORCED_ALTHOUGH, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 
 
@@ -183,7 +183,7 @@ def _field_diagnostics(document: JsonMapping) -> Iterator[Diagnostic]:
                 "",
                 document["metadata"]["name"],
                 path,
-                f"{ALTHOUGH} in a cluster {field.effect}",
+                f"{NOT_ENFORCED_ALTHOUGH} in a cluster {field.effect}",
                 (),
                 Scope(is_everything=True),
             )
@@ -203,7 +203,7 @@ def _annotation_diagnostic(owner: Node | Service, key: str, scope: Scope) -> Dia
         owner,
         NOT_ENFORCED,
         ("metadata", "annotations", key),
-        f"{ALTHOUGH} the CNI plugin uses this annotation in a cluster",
+        f"{NOT_ENFORCED_ALTHOUGH} the CNI plugin uses this annotation in a cluster",
         scope=scope,
     )
 

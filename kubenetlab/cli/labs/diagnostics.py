@@ -168,7 +168,7 @@ def print_diagnostics(
 
 def _note_unenforced(items: Sequence[JsonMapping]) -> None:
     """Print one line with all objects that are not enforced, and one for each reason."""
-    from kubenetlab.diagnostics.model import ALTHOUGH
+    from kubenetlab.diagnostics.model import NOT_ENFORCED_ALTHOUGH
 
     if not items:
         return
@@ -181,7 +181,7 @@ def _note_unenforced(items: Sequence[JsonMapping]) -> None:
             reasons.setdefault(hint, {})[item["kind"]] = None
     objects = "; ".join(f"{kind} {abbreviate(each)}" for kind, each in names.items())
     subject = "it changes" if len(items) == 1 else "they change"
-    has_effect = any(item["message"].startswith(ALTHOUGH) for item in items)
+    has_effect = any(item["message"].startswith(NOT_ENFORCED_ALTHOUGH) for item in items)
     effect = f": in a cluster {subject} which connections succeed" if has_effect else ""
     note(f"{paint('not enforced:', BAD)} {objects}{effect}")
     for hint, kinds in reasons.items():

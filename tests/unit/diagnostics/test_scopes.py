@@ -9,7 +9,7 @@ from kubenetlab.diagnostics import (
     Connection,
     Scope,
 )
-from kubenetlab.diagnostics.model import ALTHOUGH
+from kubenetlab.diagnostics.model import NOT_ENFORCED_ALTHOUGH
 from tests.clusters import replaced
 from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
@@ -216,7 +216,7 @@ def test_why_a_network_policy_is_not_enforced(
     found = diagnostics_of(main("") + POLICY + "{}", nodes)
     (diagnostic,) = [entry for entry in found if entry.code == NOT_ENFORCED]
     assert (diagnostic.hints, diagnostic.remedy) == ((hint,), remedy)
-    assert diagnostic.message.startswith(ALTHOUGH) == has_effect
+    assert diagnostic.message.startswith(NOT_ENFORCED_ALTHOUGH) == has_effect
 
 
 @pytest.mark.parametrize(
