@@ -20,7 +20,12 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import has_addresses
-from kubenetlab.datapath.policy.calico_labels import namespace_labels, pod_labels, service_account
+from kubenetlab.datapath.policy.calico_labels import (
+    labels_of,
+    namespace_labels,
+    pod_labels,
+    service_account,
+)
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 NamedPort = tuple[str, str, int]
@@ -210,8 +215,7 @@ def selected_pods(cluster: Cluster, group: PodGroup) -> Iterator[Pod]:
     if group.expression is not None:
         of_namespaces = cluster.index(Namespace, namespace_labels)
         for pod in cluster.all(Pod):
-            inherited = of_namespaces.get(pod.namespace, {})
-            labels = pod_labels(pod.labels, pod.namespace, inherited, service_account(pod))
+            labels = labels_of(pod, of_namespaces)
             if not pod.spec.host_network and group.expression.matches(labels):
                 yield pod
         return
