@@ -223,7 +223,7 @@ def outward(address: str = "", protocol: str = "TCP", port: int = 443) -> Connec
 
 
 def test_a_rule_about_names_concerns_requests_and_the_addresses_of_names() -> None:
-    """Cilium would learn the addresses of other names not at all."""
+    """Cilium would not learn the addresses of other names."""
     dns = "toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchPattern: '*.org'}]}}]"
     fields = (
         f"egress: [{{toEndpoints: [{{matchLabels: {{app: friend}}}}], {dns}}}, "
