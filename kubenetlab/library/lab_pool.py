@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Self
 
 from kubenetlab.errors import KubenetlabError
-from kubenetlab.library.arguments import Paths, up_arguments
-from kubenetlab.library.creation import LabCreation, new_name
+from kubenetlab.library.arguments import Paths
+from kubenetlab.library.creation import LabCreation
 from kubenetlab.library.lab import Lab
-from kubenetlab.library.lab_options import MISTAKES, LabOptions, from_arguments
+from kubenetlab.library.lab_options import LabOptions, from_arguments
 from kubenetlab.library.lab_removals import LabRemovals
+from kubenetlab.library.labs_ahead import ExpectedLab, LabsAhead, begin
 from kubenetlab.library.process import Surroundings
 from kubenetlab.library.reachability import HttpResult, Reachability
 from kubenetlab.library.results import PingResult
 
 MAX_LABS: Final = 4
 """Maximum number of labs that are kept for later tests."""
-MAX_UNUSED: Final = 2
-"""Number of labs made ahead that could not be used, after which none are made ahead any more."""
 _OF_EACH_TEST: Final = "PYTEST_CURRENT_TEST"
 """Variable in which pytest names the present test, and its phase."""
 _SHOWN: Final = 20
@@ -50,14 +49,6 @@ class PooledLab(Lab):
         return result
 
 
-class LabAhead(NamedTuple):
-    """Lab that is being made for a later test."""
-
-    options: LabOptions
-    surroundings: Surroundings
-    creation: LabCreation
-
-
 class LabPool:
     """Labs of a test run, by their options."""
 
@@ -66,10 +57,8 @@ class LabPool:
         """Labs for later tests; the one that was used last is at the end."""
         self._used: list[PooledLab] = []
         """Labs of the present test."""
-        self._ahead: LabAhead | None = None
-        self._unused_count = 0
-        """Number of labs that were made ahead, and could not be used."""
         self._removals = LabRemovals()
+        self._ahead = LabsAhead(self._removals.start)
 
     def lab(self, options: LabOptions) -> PooledLab:
         """Return a lab with these options, in the state after `up`."""
@@ -90,43 +79,26 @@ class LabPool:
         """Make a lab for the present test alone, with the arguments of `Lab.up`."""
         return self._make(from_arguments(manifests, **settings))
 
-    def make_ahead(self, options: LabOptions, surroundings: Surroundings) -> None:
-        """Start to make the lab of the next test, unless there is one.
-
-        surroundings: those in which the next test is expected to ask for its lab.
-        """
-        if self._ahead is not None and self._ahead[:2] == (options, surroundings):
-            return
-        self.drop_ahead()
-        if options in self._kept or self._unused_count >= MAX_UNUSED:
-            return
-        try:
-            self._ahead = LabAhead(options, surroundings, _begin(options, surroundings))
-        except MISTAKES:  # the next test reports it
-            self._unused_count += 1
-
-    def drop_ahead(self) -> None:
-        """Remove the lab that was made ahead, if there is one: the next test does not use it."""
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            self._unused_count += 1
-            ahead.creation.stop()
-            self._removals.start(ahead.creation.lab)
+    def make_ahead(self, labs: Sequence[ExpectedLab]) -> None:
+        """Start to make the labs of the next tests, and drop those that they do not use."""
+        self._ahead.make(
+            lab
+            for index, lab in enumerate(labs)
+            if lab.options not in self._kept
+            and not (lab.options.is_reusable and lab in labs[:index])
+        )
 
     def _made_ahead(self, options: LabOptions) -> PooledLab | None:
-        """Return the lab that was made for the present test, if it is as one made now."""
-        ahead = self._ahead
-        if ahead is None or ahead[:2] != (options, present_surroundings()):
-            return None
-        self._ahead = None
+        """Return a lab that was made for the present test, if it is as one made now."""
+        creation = self._ahead.take(ExpectedLab(options, present_surroundings()))
         try:
-            return self._take(options, ahead.creation)
+            return None if creation is None else self._take(options, creation)
         except KubenetlabError:
-            self._unused_count += 1
+            self._ahead.record_failure()
             return None  # the lab is made again, which reports the error if there still is one
 
     def _make(self, options: LabOptions) -> PooledLab:
-        return self._take(options, _begin(options))
+        return self._take(options, begin(options))
 
     def _take(self, options: LabOptions, creation: LabCreation) -> PooledLab:
         """Return a lab for the present test when it is complete."""
@@ -146,7 +118,7 @@ class LabPool:
 
     def close(self) -> bool:
         """Remove all labs. Return False if one is left."""
-        self.drop_ahead()
+        self.make_ahead(())
         labs = {lab.name: lab for lab in (*self._used, *self._kept.values())}
         self._used, self._kept = [], OrderedDict()
         for lab in labs:
@@ -163,16 +135,6 @@ def present_surroundings() -> Surroundings:
     directory, environment = Surroundings.present()
     environment.pop(_OF_EACH_TEST, None)
     return Surroundings(directory, environment)
-
-
-def _begin(options: LabOptions, surroundings: Surroundings | None = None) -> LabCreation:
-    """Start to make a lab, which is removed when this process ends."""
-    settings = dict(options.settings)
-    name = settings.pop("name", None) or new_name()
-    arguments = up_arguments(options.paths, options.text, **settings)
-    return LabCreation(
-        name, arguments, options.text, surroundings=surroundings, is_removed_at_end=True
-    )
 
 
 def _is_reset(lab: PooledLab) -> bool:

@@ -11,7 +11,7 @@ pytest. PYTEST_DONT_REWRITE: it has no assertions of tests.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,20 +26,22 @@ MARKER = "kubenetlab"
 """Name of the marker."""
 _POOL = pytest.StashKey["LabPool"]()
 """Key of the labs of a test run, once a test has used one."""
-_NEXT = pytest.StashKey[tuple[pytest.Item, "Surroundings"]]()
-"""Key of the next test, if it uses a lab, and of its working directory and environment."""
+_NEXT = pytest.StashKey[tuple[list[pytest.Item], "Surroundings"]]()
+"""Key of the next tests that use labs, and of their working directory and environment."""
 _IS_LAB_LEFT = pytest.StashKey[bool]()
 """Key of whether a lab could not be removed."""
 _OF_WORKER = "kubenetlab_lab_left"
 """Field of the output of a worker of pytest-xdist that could not remove a lab."""
 _AHEAD = "kubenetlab_ahead"
 """Name of the setting for labs that are made ahead."""
+_MAX_AHEAD = 2
+"""Maximum number of tests for which labs are made ahead: short tests end before one is made."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the setting for the configuration file of a project."""
     parser.addini(
-        _AHEAD, "make the lab of the next test while a test runs", type="bool", default=True
+        _AHEAD, "make the labs of the next tests while a test runs", type="bool", default=True
     )
 
 
@@ -96,11 +98,11 @@ def pytest_runtest_protocol(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, bool, bool]:
     """Remove the labs that only this test uses, after its report."""
-    if nextitem is not None and _uses_lab(nextitem) and _makes_ahead(item.config):
+    if following := list(_following(item, nextitem)):
         from kubenetlab.library.lab_pool import present_surroundings
 
         # Those between tests: fixtures of this test may change them.
-        item.stash[_NEXT] = nextitem, present_surroundings()
+        item.stash[_NEXT] = following, present_surroundings()
     result = yield
     if _NEXT in item.stash:
         del item.stash[_NEXT]  # pytest keeps all tests until the end of the run
@@ -111,17 +113,29 @@ def pytest_runtest_protocol(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Start to make the lab of the next test, when this test has its own."""
+    """Start to make the labs of the next tests, when this test has its own."""
     yield
-    if _NEXT in item.stash:
+    following, surroundings = item.stash.get(_NEXT, ((), None))
+    if surroundings is not None:
         from kubenetlab.library.lab_options import options_ahead_of
+        from kubenetlab.library.labs_ahead import ExpectedLab
 
-        following, surroundings = item.stash[_NEXT]
-        if (options := options_ahead_of(following)) is not None:
-            _pool(item.config).make_ahead(options, surroundings)
-            return
-    if _POOL in item.config.stash:
-        item.config.stash[_POOL].drop_ahead()
+        options = filter(None, map(options_ahead_of, following))
+        _pool(item.config).make_ahead([ExpectedLab(each, surroundings) for each in options])
+    elif _POOL in item.config.stash:
+        item.config.stash[_POOL].make_ahead(())
+
+
+def _following(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
+    """Yield the tests after a test whose labs are made ahead."""
+    if nextitem is None or not _makes_ahead(item.config):
+        return
+    following, items = [nextitem], item.session.items
+    # pytest-xdist chooses the tests of each worker, one by one.
+    if nextitem in items and not hasattr(item.config, "workerinput"):
+        index = items.index(nextitem)
+        following = items[index : index + _MAX_AHEAD]
+    yield from filter(_uses_lab, following)
 
 
 def _uses_lab(item: pytest.Item) -> bool:
