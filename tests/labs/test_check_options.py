@@ -183,3 +183,26 @@ def test_a_comparison_names_what_no_lab_enforces(tmp_path: Path) -> None:
     (new / "cluster.yaml").write_text(cluster)
     (message,) = run(*words, "-o", "json", status=1).json["unenforced"]
     assert "it decides in a cluster which connections are allowed" in message
+
+
+def test_a_comparison_names_policies_that_select_no_pod(tmp_path: Path) -> None:
+    """The sentence that nothing changes says nothing about them."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+        (directory / "pods.yaml").write_text(pod("client"))
+    (old / "policy.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n"
+        "metadata: {name: deny, namespace: shop}\nspec: {podSelector: {}}\n"
+    )
+    words = ("check", "--diff", str(old), str(new))
+    document = run(*words, "-o", "json").json
+    (message,) = document["without_effect"]
+    assert message == (
+        f"NetworkPolicy shop/deny ({old}/policy.yaml:1) is removed, and selects no pod of the "
+        "compared manifests: it was compared without effect"
+    )
+    assert (document["opened"], document["closed"], document["unenforced"]) == (0, 0, [])
+    assert f"- Not compared: {message}." in run(*words, "-o", "text").out
+    assert message in " ".join(run(*words).out.split())
+    assert run("check", "--diff", str(old), str(old), "-o", "json").json["without_effect"] == []

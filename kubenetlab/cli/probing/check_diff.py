@@ -11,7 +11,7 @@ import typer
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, print_table
-from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.store import Cluster
@@ -27,6 +27,7 @@ def show_changes(old: str, new: str, output: str) -> None:
     from kubenetlab.cli.probing.unenforced_changes import unenforced_changes
     from kubenetlab.errors import UsageError
     from kubenetlab.observe.changes.changes import compare
+    from kubenetlab.observe.changes.without_effect import policies_without_effect
 
     (before, has_old_modes), (after, has_new_modes) = _cluster_of(old), _cluster_of(new)
     if not any(map(_has_user_pods, (before, after))):
@@ -36,16 +37,23 @@ def show_changes(old: str, new: str, output: str) -> None:
         )
     changes = compare(before, after, os.getcwd())
     unenforced = unenforced_changes(before, after, has_modes=has_old_modes or has_new_modes)
+    without_effect = policies_without_effect(before, after, os.getcwd())
     if output in ("json", "yaml"):
-        print_document(_as_data(changes, unenforced), output)
+        print_document(_as_data(changes, unenforced, without_effect), output)
     else:
-        _print_lines(changes, unenforced, is_text=output == "text")
+        _print_lines(changes, unenforced, without_effect, is_text=output == "text")
     if unenforced:
         raise typer.Exit(1)
 
 
-def _print_lines(changes: list[Change], unenforced: Sequence[str], *, is_text: bool) -> None:
-    """Print the changes as sentences or as a table, and what no lab enforces."""
+def _print_lines(
+    changes: list[Change],
+    unenforced: Sequence[str],
+    without_effect: Sequence[str],
+    *,
+    is_text: bool,
+) -> None:
+    """Print the changes as sentences or as a table, and policies about which they say nothing."""
     from kubenetlab.observe.changes.words import sentences, summary
 
     if is_text:
@@ -56,6 +64,8 @@ def _print_lines(changes: list[Change], unenforced: Sequence[str], *, is_text: b
         echo(summary(changes))
     for message in unenforced:
         echo(f"- Not reliable: {message}." if is_text else f"{paint('✗', BAD)} {message}")
+    for message in without_effect:
+        echo(f"- Not compared: {message}." if is_text else f"{paint('!', WARNING)} {message}")
 
 
 def _cluster_of(path: str) -> tuple[Cluster, bool]:
@@ -104,10 +114,16 @@ def _print_table(changes: list[Change]) -> None:
         print_table(("CHANGE", "FROM", "TO", "PORTS", "ACCESS", "REASON"), rows)
 
 
-def _as_data(changes: list[Change], unenforced: Sequence[str]) -> JsonObject:
+def _as_data(
+    changes: list[Change], unenforced: Sequence[str], without_effect: Sequence[str]
+) -> JsonObject:
     from msgspec import to_builtins
 
     return {
         kind: sum(change.count for change in changes if change.change == kind)
         for kind in ("opened", "closed")
-    } | {"changes": to_builtins(changes), "unenforced": list(unenforced)}
+    } | {
+        "changes": to_builtins(changes),
+        "unenforced": list(unenforced),
+        "without_effect": list(without_effect),
+    }

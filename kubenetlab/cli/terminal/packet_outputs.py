@@ -85,6 +85,7 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
             }
         ],
         "unenforced": ["text: part of a changed policy that no lab enforces"],
+        "without_effect": ["text: changed policy that selects no pod of the compared manifests"],
     },
     "explain-policy": {
         "from": "text: source",
