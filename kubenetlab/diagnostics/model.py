@@ -187,6 +187,8 @@ class Diagnostic(Struct, frozen=True):
     """Connections that the diagnostic concerns."""
     remedy: str = ""
     """Options of `kubenetlab up` with which the lab enforces the object; empty if none do."""
+    is_effective: bool = True
+    """False for an object that is not enforced, and has no effect in such a cluster either."""
 
     @classmethod
     def of(

@@ -93,6 +93,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             (reason.hint,) if reason.hint else (),
             scope,
             reason.remedy,
+            is_effective=not reason.message,
         )
 
 

@@ -148,7 +148,8 @@ def print_diagnostics(
         return True
     from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED, UNREACHABLE_PODS
 
-    _note_unenforced([item for item in items if item["code"] == NOT_ENFORCED and not item["path"]])
+    unenforced = [each for each in decode(items) if each.code == NOT_ENFORCED and not each.path]
+    _note_unenforced(unenforced)
     shown = [
         item
         for item in items
@@ -166,23 +167,22 @@ def print_diagnostics(
     return all(item["code"] not in UNREACHABLE_PODS for item in items)
 
 
-def _note_unenforced(items: Sequence[JsonMapping]) -> None:
+def _note_unenforced(diagnostics: Sequence[Diagnostic]) -> None:
     """Print one line with all objects that are not enforced, and one for each reason."""
-    from kubenetlab.diagnostics.model import NOT_ENFORCED_ALTHOUGH
-
-    if not items:
+    if not diagnostics:
         return
     names: dict[str, list[str]] = {}
     reasons: dict[str, dict[str, None]] = {}
-    for item in items:
-        name = "/".join(filter(None, (item["namespace"], item["name"])))
-        names.setdefault(item["kind"], []).append(name)
-        for hint in item["hints"]:
-            reasons.setdefault(hint, {})[item["kind"]] = None
+    for diagnostic in diagnostics:
+        kind = diagnostic.kind
+        name = "/".join(filter(None, (diagnostic.namespace, diagnostic.name)))
+        names.setdefault(kind, []).append(name)
+        for hint in diagnostic.hints:
+            reasons.setdefault(hint, {})[kind] = None
     objects = "; ".join(f"{kind} {abbreviate(each)}" for kind, each in names.items())
-    subject = "it changes" if len(items) == 1 else "they change"
-    has_effect = any(item["message"].startswith(NOT_ENFORCED_ALTHOUGH) for item in items)
-    effect = f": in a cluster {subject} which connections succeed" if has_effect else ""
+    subject = "it changes" if len(diagnostics) == 1 else "they change"
+    is_effective = any(diagnostic.is_effective for diagnostic in diagnostics)
+    effect = f": in a cluster {subject} which connections succeed" if is_effective else ""
     note(f"{paint('not enforced:', BAD)} {objects}{effect}")
     for hint, kinds in reasons.items():
         note(f"  {hint}" if len(kinds) == len(names) else f"  {', '.join(kinds)}: {hint}")

@@ -9,7 +9,6 @@ from kubenetlab.diagnostics import (
     Connection,
     Scope,
 )
-from kubenetlab.diagnostics.model import NOT_ENFORCED_ALTHOUGH
 from tests.clusters import replaced
 from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
@@ -185,7 +184,7 @@ def test_a_policy_for_the_name_servers_covers_connections_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("networking", "hint", "remedy", "has_effect"),
+    ("networking", "hint", "remedy", "is_effective"),
     [
         (
             "cni: flannel",
@@ -209,14 +208,14 @@ def test_a_policy_for_the_name_servers_covers_connections_by_name() -> None:
     ],
 )
 def test_why_a_network_policy_is_not_enforced(
-    networking: str, hint: str, remedy: str, has_effect: bool
+    networking: str, hint: str, remedy: str, is_effective: bool
 ) -> None:
     """With flannel it has no effect in a cluster either."""
     nodes = replaced(NODES, ("kind: Cluster\n", f"kind: Cluster\nnetworking: {{{networking}}}\n"))
     found = diagnostics_of(main("") + POLICY + "{}", nodes)
     (diagnostic,) = [entry for entry in found if entry.code == NOT_ENFORCED]
     assert (diagnostic.hints, diagnostic.remedy) == ((hint,), remedy)
-    assert diagnostic.message.startswith(NOT_ENFORCED_ALTHOUGH) == has_effect
+    assert diagnostic.is_effective == is_effective
 
 
 @pytest.mark.parametrize(
