@@ -8,8 +8,12 @@ import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from kubenetlab.library import pytest_plugin
 
 ROOT = Path(__file__).parents[3]
 PLUGIN = "kubenetlab.library.pytest_plugin"
@@ -172,3 +176,19 @@ def test_manifests_are_those_of_marker_file_or_folder(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     done = pytest_run(tmp_path, *OPTIONS)
     assert "8 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "setting", "expected"),
+    [(2, "", True, True), (1, "", True, False), (2, "2", True, False), (2, "", False, False)],
+    ids=["a free processor", "one processor", "a worker for each processor", "disabled"],
+)
+def test_labs_are_made_ahead_where_a_processor_is_free(
+    monkeypatch: pytest.MonkeyPatch, processors: int, workers: str, setting: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER_COUNT", raising=False)
+    if workers:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
+    config: Any = SimpleNamespace(getini=lambda name: setting)
+    assert pytest_plugin._makes_ahead(config) == expected
