@@ -6,23 +6,25 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kubenetlab import Lab
 from kubenetlab.lab import rundir
 from tests.clusters import ONE_NODE, pod
+from tests.labs.interrupted_runs import BLOCK, interrupt, waiting_run
 from tests.labs.lab import wait_for
 from tests.labs.users import User
-from tests.patience import patiently
+from tests.process_groups import has_members
 from tests.unit.library.test_pytest_plugin import OPTIONS, ROOT, pytest_run
 
 POD = ONE_NODE + pod("client")
 HEADER = f"""
 import os, sys
 from pathlib import Path
+from typing import Any
 import pytest
 from kubenetlab.lab.client import running_labs
 sys.path.insert(0, {str(ROOT)!r})
@@ -32,16 +34,12 @@ def others(lab):  # of this run, and up
     prefix = lab.name.rpartition("-")[0]
     return [name for name in running_labs() if name.startswith(prefix) and name != lab.name]
 """
-NEEDS_TWO = pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) < 2, reason="labs are made ahead where two processors are"
-)
-
-
 CONFTEST = """
 import os
 from itertools import count
 from kubenetlab.library import labs_ahead
 os.environ["PYTEST_XDIST_WORKER_COUNT"] = "1"  # not that of the run of this test
+os.sched_getaffinity = lambda pid: {{0, 1}}  # labs are made ahead where two processors are
 NUMBERS = count()
 labs_ahead.new_name = lambda: f"{prefix}{{next(NUMBERS)}}"
 """
@@ -67,6 +65,14 @@ def labs(prefix: str) -> list[str]:
     return [lab for lab in rundir.lab_names() if lab.startswith(prefix)]
 
 
+def run_tests(
+    project: Path, tests: str, *options: str, **environment: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run tests in a folder with manifests."""
+    (project / "test_pod.py").write_text(HEADER + tests)
+    return pytest_run(project, *OPTIONS, *options, **environment)
+
+
 AHEAD = """
 pytestmark = pytest.mark.kubenetlab(reuse=False)
 found = []
@@ -90,10 +96,8 @@ def test_last(lab):
 """
 
 
-@NEEDS_TWO
 def test_the_labs_of_the_next_tests_are_made_while_a_test_runs(project: Path, prefix: str) -> None:
-    (project / "test_pod.py").write_text(HEADER + AHEAD)
-    done = pytest_run(project, *OPTIONS)
+    done = run_tests(project, AHEAD)
     assert "4 passed" in done.stdout, done.stdout
     assert labs(prefix) == []
 
@@ -133,21 +137,16 @@ def test_after_it(lab):
 """
 
 
-@NEEDS_TWO
 def test_a_lab_made_ahead_is_as_one_made_by_the_test(project: Path, prefix: str) -> None:
     """Otherwise it is not used: a fixture may have changed the manifests or the environment."""
-    (project / "test_pod.py").write_text(HEADER + OUTDATED)
-    done = pytest_run(project, *OPTIONS)
+    done = run_tests(project, OUTDATED)
     assert "4 passed" in done.stdout, done.stdout
     assert labs(prefix) == []
 
 
-@NEEDS_TWO
 def test_an_error_is_that_of_the_test_with_the_mistake(project: Path) -> None:
     """Not of the test during which its lab was made ahead; so are warnings."""
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 def test_first(lab):
     assert lab.ping("client", "node:control-plane").ok
 
@@ -178,8 +177,7 @@ spec: {colour: red, containers: [{name: a, image: busybox}]}
 def test_warning(lab):
     assert lab.get("pod", "other")
 """
-    )
-    done = pytest_run(project, *OPTIONS)
+    done = run_tests(project, tests)
     assert "4 passed, 1 warning, 3 errors" in done.stdout, done.stdout
     for name in ("mistake", "wrong_type", "list"):
         assert f"ERROR test_pod.py::test_{name}" in done.stdout
@@ -189,9 +187,7 @@ def test_warning(lab):
 
 def test_a_test_may_remove_its_working_directory(project: Path, prefix: str) -> None:
     """Commands that make and remove labs still run."""
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 pytestmark = pytest.mark.kubenetlab(reuse=False)
 
 def test_first(lab, tmp_path):
@@ -207,17 +203,14 @@ def test_third(lab):
     assert lab.ping("client", "node:control-plane").ok
     os.chdir(HERE)
 """
-    )
-    done = pytest_run(project, *OPTIONS)
+    done = run_tests(project, tests)
     assert "3 passed" in done.stdout, done.stdout
     assert labs(prefix) == []
 
 
 def test_labs_are_not_made_ahead_against_the_setting(project: Path) -> None:
     (project / "pytest.ini").write_text("[pytest]\nkubenetlab_ahead = false\n")
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 from kubenetlab.library.labs_ahead import LabsAhead
 
 @pytest.fixture(autouse=True)
@@ -229,21 +222,18 @@ def never_ahead(monkeypatch):
 def test_it(lab, number):
     assert lab.ping("client", "node:control-plane").ok
 """
-    )
-    done = pytest_run(project, *OPTIONS)
+    done = run_tests(project, tests)
     assert "2 passed" in done.stdout, done.stdout
 
 
-BLOCKING = """
+BLOCKING = f"""
 @pytest.mark.kubenetlab(reuse=False)
 def test_first(lab):
     if WAITS_FOR_LAB:
         wait_for(lambda: others(lab), "the lab of the next test")
     else:
         wait_for(lambda: waiting_commands(), "the command that makes the lab of the next test")
-    (HERE / "ready").touch()
-    (HERE / "pipe").read_text()
-
+{BLOCK}
 @pytest.mark.kubenetlab(NEXT, reuse=False)
 def test_next(lab):
     pass
@@ -255,7 +245,6 @@ def waiting_commands():
 """
 
 
-@NEEDS_TWO
 @pytest.mark.parametrize("is_made", [True, False], ids=["a lab made ahead", "a lab being made"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_nothing(
@@ -266,53 +255,26 @@ def test_an_interrupted_run_leaves_nothing(
     (project / "next").mkdir()
     os.mkfifo(project / "next" / "pipe.yaml")
     manifest = os.open(project / "next" / "pipe.yaml", os.O_RDWR)  # `up` waits for its content
-    os.mkfifo(project / "pipe")
     values = f"WAITS_FOR_LAB, NEXT = {is_made}, {next_!r}\n"
     (project / "test_pod.py").write_text(HEADER + WAITING_COMMANDS + values + BLOCKING)
-    run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", f"--rootdir={project}", *OPTIONS, str(project)],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
     try:
-        wait_for((project / "ready").exists, "the test to use its lab")
-        assert labs(prefix)
-        if number == signal.SIGKILL:
-            run.kill()
-        else:
-            os.killpg(run.pid, number)
-        run.communicate(timeout=patiently(30))
-        wait_for(lambda: not labs(prefix), "the labs to be removed")
-        wait_for(lambda: not _has_members(run.pid), "the processes of the run to end")
+        with waiting_run(project) as run:
+            assert labs(prefix)
+            interrupt(run, number)
+            wait_for(lambda: not labs(prefix), "the labs to be removed")
+            wait_for(lambda: not has_members(run.pid), "the processes of the run to end")
     finally:
         os.close(manifest)
-        if run.poll() is None:
-            run.kill()
-            run.communicate()
-
-
-def _has_members(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_a_failed_test_stops_the_run_and_nothing_is_left(project: Path, prefix: str) -> None:
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 @pytest.mark.kubenetlab(reuse=False)
 @pytest.mark.parametrize("number", range(3))
 def test_it(lab, number):
     assert number == 0
 """
-    )
-    done = pytest_run(project, *OPTIONS, "-x")
+    done = run_tests(project, tests, "-x")
     assert "1 failed, 1 passed" in done.stdout, done.stdout
     assert labs(prefix) == []
 
@@ -322,17 +284,14 @@ def test_a_lab_that_cannot_be_removed_fails_the_run(
     workers: tuple[str, ...], project: Path, prefix: str
 ) -> None:
     """The run warns of it. The command server tries again at the end."""
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 from kubenetlab.library import lab_removals
 from kubenetlab.library.process import StartedCommand
 
 def test_it(lab):
     lab_removals.StartedCommand = lambda arguments: StartedCommand([*arguments, "no-such-lab"])
 """
-    )
-    done = pytest_run(project, *OPTIONS, *workers)
+    done = run_tests(project, tests, *workers)
     assert done.returncode == 1, done.stdout
     assert "1 passed, 1 warning" in done.stdout, done.stdout
     assert "LabWarning: cannot remove lab ahead-" in done.stdout
@@ -342,23 +301,19 @@ def test_it(lab):
 
 def test_a_lab_with_the_name_of_another_one_is_refused(project: Path) -> None:
     """The lab that has the name stays, also after the run."""
-    (project / "test_pod.py").write_text(
-        HEADER
-        + """
+    tests = """
 from kubenetlab import LabError
 
 def test_it(new_lab):
     with pytest.raises(LabError, match="is up already"):
         new_lab("manifests", name=os.environ["OTHER_LAB"])
 """
-    )
     with Lab.up(text=POD) as other:
-        done = pytest_run(project, *OPTIONS, OTHER_LAB=other.name)
+        done = run_tests(project, tests, OTHER_LAB=other.name)
         assert "1 passed" in done.stdout, done.stdout
         assert other.is_up
 
 
-@NEEDS_TWO
 def test_labs_of_an_ordinary_user_are_made_ahead(nobody: User) -> None:
     script = f"""
 import pathlib, sys, tempfile, pytest

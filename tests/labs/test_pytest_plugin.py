@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kubenetlab.lab.client import running_labs
 from tests.clusters import ONE_NODE, deployment, pod, service
+from tests.labs.interrupted_runs import BLOCK, interrupt, waiting_run
 from tests.labs.lab import wait_for
 from tests.labs.test_library_changes import DENY
 from tests.labs.users import User
-from tests.patience import patiently
-from tests.unit.library.test_pytest_plugin import OPTIONS, ROOT, pytest_run
+from tests.unit.library.test_pytest_plugin import OPTIONS, pytest_run
 
 WEB = ONE_NODE + pod("client") + deployment("web", 2) + service("web")
 HEADER = f"""
@@ -148,13 +145,11 @@ def test_each_worker_has_a_lab(project: Path) -> None:
     assert are_gone(project)
 
 
-BLOCKING = """
+BLOCKING = f"""
 def test_it(lab):
     remember(lab)
     assert lab.pod("client").can_reach("svc:web")
-    Path(__file__).with_name("ready").touch()
-    Path(__file__).with_name("pipe").read_text()
-"""
+{BLOCK}"""
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "a worker"])
@@ -164,27 +159,9 @@ def test_an_interrupted_run_leaves_no_lab(
 ) -> None:
     """Ctrl-C interrupts all processes; if pytest is killed, the command server removes the labs."""
     (project / "test_web.py").write_text(HEADER + BLOCKING)
-    os.mkfifo(project / "pipe")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", f"--rootdir={project}", *OPTIONS, *workers, str(project)],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        wait_for((project / "ready").exists, "the test to use its lab")
-        if number == signal.SIGKILL:
-            run.kill()
-        else:
-            os.killpg(run.pid, number)
-        run.communicate(timeout=patiently(30))
+    with waiting_run(project, *workers) as run:
+        interrupt(run, number)
         wait_for(lambda: are_gone(project), "the labs to be removed")
-    finally:
-        if run.poll() is None:
-            run.kill()
-            run.communicate()
 
 
 def test_an_ordinary_user_tests_manifests(nobody: User, project: Path) -> None:

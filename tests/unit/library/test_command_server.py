@@ -16,6 +16,7 @@ from kubenetlab.library import process
 from kubenetlab.library.process import run_command
 from tests.labs.lab import wait_for
 from tests.patience import patiently
+from tests.process_groups import has_members
 
 MANIFEST = """\
 apiVersion: v1
@@ -136,12 +137,4 @@ def test_an_interrupt_ends_a_command(server: int) -> None:
         for end in pipe:
             os.close(end)
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    wait_for(lambda: not _has_members(program.pid), "the end of the command")
-
-
-def _has_members(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    wait_for(lambda: not has_members(program.pid), "the end of the command")
