@@ -28,6 +28,8 @@ _POOL = pytest.StashKey["LabPool"]()
 """Key of the labs of a test run, once a test has used one."""
 _NEXT = pytest.StashKey[tuple[list[pytest.Item], "Surroundings"]]()
 """Key of the next tests that use labs, and of their working directory and environment."""
+_POSITIONS = pytest.StashKey[dict[pytest.Item, int]]()
+"""Key of the positions of all tests, if one of them uses a lab."""
 _IS_LAB_LEFT = pytest.StashKey[bool]()
 """Key of whether a lab could not be removed."""
 _OF_WORKER = "kubenetlab_lab_left"
@@ -126,15 +128,23 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         item.config.stash[_POOL].make_ahead(())
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Remember the order of the tests, if one of them uses a lab."""
+    if any(map(_uses_lab, session.items)):
+        positions = {item: index for index, item in enumerate(session.items)}
+        session.config.stash[_POSITIONS] = positions
+
+
 def _following(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
     """Yield the tests after a test whose labs are made ahead."""
-    if nextitem is None or not _makes_ahead(item.config):
+    positions = item.config.stash.get(_POSITIONS, None)
+    if nextitem is None or positions is None or not _makes_ahead(item.config):
         return
-    following, items = [nextitem], item.session.items
+    following = [nextitem]
     # pytest-xdist chooses the tests of each worker, one by one.
-    if nextitem in items and not hasattr(item.config, "workerinput"):
-        index = items.index(nextitem)
-        following = items[index : index + _MAX_AHEAD]
+    if nextitem in positions and not hasattr(item.config, "workerinput"):
+        index = positions[nextitem]
+        following = item.session.items[index : index + _MAX_AHEAD]
     yield from filter(_uses_lab, following)
 
 
