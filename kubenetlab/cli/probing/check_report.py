@@ -65,7 +65,7 @@ def next_command(result: Result) -> str:
 
 
 def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
-    """Return the command that shows or accepts the first diagnostic that is not accepted."""
+    """Return commands for the first diagnostic that is not accepted: show, enforce or accept it."""
     first = next(diagnostic for diagnostic in assessed if not diagnostic.is_accepted)
     if first.is_unenforced:
         return how_to_enforce([first], "kubenetlab check")
@@ -188,7 +188,7 @@ def show(result: Result) -> None:
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{holding} hold", GOOD)]
     untested = sum(verdict.state == "untested" for verdict in verdicts)
-    undecided = sum(verdict.expected == "any" for verdict in verdicts)
+    undecided = sum(verdict.expected == "any" and verdict.state == "holds" for verdict in verdicts)
     parts += [paint(f"{undecided} of them whatever the outcome", WARNING)] if undecided else []
     parts += [paint(f"{failing} fail", BAD)] if failing else []
     parts += [paint(f"{untested} not testable", WARNING)] if untested else []

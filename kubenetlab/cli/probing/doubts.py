@@ -44,11 +44,11 @@ class Doubts:
 
     def __init__(self, assessed: Iterable[AssessedDiagnostic]) -> None:
         affecting = [item for item in assessed if item.affected and not item.is_accepted]
-        self.unenforced = [item.diagnostic.subject for item in affecting if item.is_unenforced]
+        self._unenforced = [item for item in affecting if item.is_unenforced]
+        self.unenforced = [item.diagnostic.subject for item in self._unenforced]
         """Objects and fields that the lab does not enforce."""
         self.duplicates = [item.diagnostic.message for item in affecting if not item.is_unenforced]
         """Messages about duplicate addresses."""
-        self._open = [item for item in affecting if item.is_unenforced]
 
     def __bool__(self) -> bool:
         return bool(self.unenforced or self.duplicates)
@@ -66,9 +66,9 @@ class Doubts:
                 f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
                 f"{abbreviate(self.unenforced)}"
             )
-            for reason in reasons_of(self._open):
+            for reason in reasons_of(self._unenforced):
                 echo(f"    {reason}")
 
     def how_to_enforce(self, command: str) -> str:
         """Return commands that enforce the first object, or accept it as `command` can."""
-        return how_to_enforce(self._open, command)
+        return how_to_enforce(self._unenforced, command)
