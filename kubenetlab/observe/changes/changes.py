@@ -15,7 +15,7 @@ from msgspec import Struct
 from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
-from kubenetlab.observe.changes.parties import NODES, Group, PolicyTerms, groups_of, terms_of
+from kubenetlab.observe.changes.parties import OWN_NODE, Group, PolicyTerms, groups_of, terms_of
 from kubenetlab.observe.changes.ports import ConsideredPort, considered_ports, may_change, titles_of
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import (
@@ -83,7 +83,7 @@ class _Version:
             for first, second in product(
                 self.groups[source].parties, self.groups[destination].parties
             )
-            if not _is_exempt(first, second)
+            if _is_pair(first, second, is_own_node=destination == OWN_NODE)
         ]
         verdicts = [self._evaluator.verdict(*pair, traffic) for pair in pairs]
         if not verdicts:
@@ -106,11 +106,16 @@ class _Version:
         return ""
 
 
-def _is_exempt(source: Party, destination: Party) -> bool:
-    """Return True for a pod and itself, and for a node and its own pods, which always connect."""
+def _is_pair(source: Party, destination: Party, *, is_own_node: bool) -> bool:
+    """Return True if connections between two parties of groups count.
+
+    A pod always reaches itself, and a node its own pods.
+
+    is_own_node: True if the destination stands for the node of the source, False for other nodes.
+    """
     if source.pod and destination.pod:
-        return source.pod == destination.pod
-    return bool(source.node) and source.node == destination.node
+        return source.pod != destination.pod
+    return (bool(source.node) and source.node == destination.node) == is_own_node
 
 
 def compare(old: Cluster, new: Cluster, directory: str = "") -> list[Change]:
@@ -126,7 +131,7 @@ def compare(old: Cluster, new: Cluster, directory: str = "") -> list[Change]:
     for destination in sorted(groups):
         for source in sorted(groups):
             is_pod = bool(groups[source].namespace or groups[destination].namespace)
-            if not (is_pod and groups[source].is_given):
+            if not (is_pod and groups[source].is_given) or source == OWN_NODE:
                 continue
             rows += _changes(source, destination, before, after)
     return _merged(rows, groups)
@@ -146,6 +151,8 @@ def _changes(source: str, destination: str, before: _Version, after: _Version) -
         second = after.decision(source, destination, port.traffic)
         if first is None or second is None:  # a pod that becomes several, for example
             continue
+        if destination == OWN_NODE and "absent" in (first.access, second.access):
+            continue  # each pod has a node
         if _RANK[first.access] != _RANK[second.access]:
             reasons = tuple(_reasons(first, second, before, after))
             grouped.setdefault((first.access, second.access, reasons), []).append(port)
@@ -277,10 +284,8 @@ def _summary(
             rest = {title: None for title in rest if title not in own}
     if len(result) > 1 and len(result) == len(namespaces):
         result = ["all pods"]
-    outside = [title for title in rest if not groups[title].namespace and title != NODES]
-    if len(outside) > 1 and len(outside) == sum(
-        not group.namespace and group.title != NODES for group in groups.values()
-    ):
+    outside = [title for title in rest if groups[title].is_outside]
+    if len(outside) > 1 and len(outside) == sum(group.is_outside for group in groups.values()):
         result.append("all hosts outside")
         rest = {title: None for title in rest if title not in outside}
     return (*result, *rest)

@@ -44,7 +44,9 @@ from kubenetlab.observe.targets.grammar import PREFIX_OF, pod_title
 Network = IPv4Network | IPv6Network
 
 NODES: Final = "nodes"
-"""Title of the group of all nodes."""
+"""Title of the group of all nodes. A pod's own node is not among them."""
+OWN_NODE: Final = "own node"
+"""Title of the group with the node of each pod, to which fewer policies apply."""
 _CALICO_SELECTORS: Final = ("selector", "notSelector")
 """Fields with selectors of pods in policies of Calico."""
 _EVERYWHERE: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -69,6 +71,11 @@ class Group(Struct, frozen=True):
     """Ports in the rules of policies for connections from the pods."""
     is_given: bool = True
     """False for pods that no manifest contains, such as CoreDNS."""
+
+    @property
+    def is_outside(self) -> bool:
+        """True for addresses outside of the cluster."""
+        return not self.namespace and self.title not in (NODES, OWN_NODE)
 
 
 class PolicyTerms(Struct, frozen=True):
@@ -174,7 +181,7 @@ def groups_of(cluster: Cluster, terms: PolicyTerms) -> dict[str, Group]:
         for (namespace, title, is_given), members in sorted(pods.items())
     ]
     nodes = [Party(node.addresses[0], node=node.name) for node in cluster.all(Node)]
-    groups.append(Group(NODES, "", tuple(nodes)))
+    groups += (Group(title, "", tuple(nodes)) for title in (NODES, OWN_NODE))
     groups += _outside(cluster, terms)
     return {group.title: group for group in groups}
 

@@ -222,33 +222,6 @@ def test_ports_that_only_policies_name_are_shown(
     }
 
 
-OF_SERVICE = """\
-apiVersion: kubenetlab.dev/v1alpha1
-kind: Cluster
-networking: {{cni: calico}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: db, namespace: shop}}
-spec: {{selector: {{app: db}}, ports: [{{port: 80, targetPort: 9000}}]}}
----
-apiVersion: projectcalico.org/v3
-kind: NetworkPolicy
-metadata: {{name: p, namespace: shop}}
-spec: {{selector: app == 'web', types: [Egress], egress: [{rules}]}}
----
-"""
-
-
-def test_ports_of_a_service_in_calicos_rules_are_those_of_its_endpoints() -> None:
-    """No container needs to declare them."""
-    rule = "{action: Allow, destination: {services: {name: db}}}"
-    old, new = (cluster(OF_SERVICE.format(rules=rules)) for rules in ("", rule))
-    assert [
-        (change.change, *change.destinations, *change.ports) for change in compare(old, new)
-    ] == [("opened", "sts:shop/db", "9000/TCP")]
-
-
 HOSTS = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
