@@ -19,8 +19,6 @@ from kubenetlab.diagnostics.cilium_policies import check_cilium_policies
 from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
 from kubenetlab.diagnostics.domain_names import check_domain_names
 from kubenetlab.diagnostics.duplicates import check_duplicates
-from kubenetlab.diagnostics.gateways import check_gateways
-from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.kube_router import check_kube_router
 from kubenetlab.diagnostics.model import (
     ADVICE,
@@ -46,6 +44,8 @@ from kubenetlab.diagnostics.passwords import check_password
 from kubenetlab.diagnostics.pods import check_pods
 from kubenetlab.diagnostics.policies import check_policies
 from kubenetlab.diagnostics.priorities import check_priorities
+from kubenetlab.diagnostics.ranges import check_ranges
+from kubenetlab.diagnostics.routes import check_gateways, check_ip_pools
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
@@ -71,6 +71,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_policies,
     check_calico_lints,
     check_cilium_lints,
+    check_ranges,
 )
 
 MISCONFIGURATIONS: Final = (

@@ -263,6 +263,8 @@ POLICY_SHADOWED = "policy-shadowed"
 """Code of a policy that allows nothing new beside the other policies of its pods."""
 NETWORK_SET_UNUSED = "network-set-unused"
 """Code of a set of ranges to which no rule of a policy refers."""
+RANGE_AMBIGUOUS = "range-ambiguous"
+"""Code of a range with bits after its prefix, which are ignored."""
 
 ADVICE = (
     POLICY_SELECTS_NOTHING,
@@ -271,5 +273,6 @@ ADVICE = (
     POLICY_RULE_REDUNDANT,
     POLICY_SHADOWED,
     NETWORK_SET_UNUSED,
+    RANGE_AMBIGUOUS,
 )
 """Codes of advice: a cluster works with such objects, and no exit status depends on them."""

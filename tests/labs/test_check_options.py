@@ -206,3 +206,21 @@ def test_a_comparison_names_policies_that_select_no_pod(tmp_path: Path) -> None:
     assert f"- Not compared: {message}." in run(*words, "-o", "text").out
     assert message in " ".join(run(*words).out.split())
     assert run("check", "--diff", str(old), str(old), "-o", "json").json["without_effect"] == []
+
+
+def test_advice_about_a_range_names_its_line(tmp_path: Path) -> None:
+    """Kubernetes accepts the range, and ignores the bits after its prefix."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        pod("client")
+        + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: block}\nspec:\n"
+        "  podSelector: {}\n  ingress:\n  - from:\n    - ipBlock:\n"
+        "        cidr: 10.244.7.5/16\n"
+    )
+    line = 1 + file.read_text().splitlines().index("        cidr: 10.244.7.5/16")
+    messages = " ".join(run("plan", "-f", str(file), "--strict").err.split())
+    assert (
+        f"advice: {file}:{line} NetworkPolicy default/block: spec.ingress[0].from[0].ipBlock.cidr: "
+        "10.244.7.5/16 means 10.244.0.0/16: bits after the prefix are ignored "
+        "write 10.244.0.0/16, or 10.244.7.5/32 for the address alone"
+    ) in messages

@@ -17,7 +17,7 @@ from kubenetlab.api.plugins.allocations import AddressBlock
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.admission.ip_pools import pool_findings
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
-from kubenetlab.diagnostics.ip_pools import check_ip_pools
+from kubenetlab.diagnostics.routes import check_ip_pools
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
 from kubenetlab.errors import ManifestError
