@@ -87,6 +87,41 @@ def test_targets_are_completed(lab: Lab) -> None:
     ]
 
 
+CNPS = """\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: of-cilium}
+spec: {endpointSelector: {}, ingress: [{}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: of-everyone}
+spec: {tier: Admin, priority: 5, subject: {namespaces: {}}}
+"""
+
+
+def test_a_short_name_of_two_kinds_means_that_of_the_command(lab: Lab) -> None:
+    """In a lab of cilium `cnp` is CiliumNetworkPolicy, unless there are only objects of the other.
+
+    A name that is given before decides, too.
+    """
+    for own in new_lab():
+        cilium, everyone = CNPS.split("---\n")
+        own.up(everyone, "--cni", "cilium")
+        assert complete(f"kubenetlab describe --lab {own.name} cnp ") == ["of-everyone"]
+        own.apply(cilium)
+        assert complete(f"kubenetlab describe --lab {own.name} cnp ") == ["of-cilium"]
+        assert complete(f"kubenetlab get --lab {own.name} cnp/") == ["cnp/of-cilium"]
+        assert complete(f"kubenetlab get --lab {own.name} cnp of-everyone ") == []
+        assert own.run("get", "cnp", "-o", "name").out.split() == [
+            "ciliumnetworkpolicy.cilium.io/of-cilium"
+        ]
+    lab.apply(CNPS)
+    assert complete(f"kubenetlab get --lab {lab.name} cnp ") == ["of-everyone"]
+    lab.run("delete", "cnp", "of-everyone")
+    lab.run("delete", "ciliumnetworkpolicy", "of-cilium")
+
+
 def test_bash_gets_only_the_part_after_a_colon(lab: Lab) -> None:
     """For bash, a colon ends a word: it replaces only the part behind it."""
     assert bash(f"kubenetlab shell --lab {lab.name} node:") == ["control-plane", "n1", "n2"]

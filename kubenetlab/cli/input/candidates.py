@@ -5,7 +5,7 @@ The user has pressed a key and waits, so an error or a slow lab yields no candid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -15,6 +15,7 @@ from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
+    from kubenetlab.lab.client import Client
 
 TIMEOUT_S: Final = 1.0
 """Time allowed for the lab to reply, in seconds."""
@@ -201,16 +202,33 @@ def modes_of_family(ctx: typer.Context) -> list[str]:
 
 
 def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]]) -> list[str]:
-    from kubenetlab.api.kinds import find_kind
-
     arguments = list(ctx.params.get("resources") or ())
     word, slash, _ = incomplete.partition("/")
     if slash:
-        return [f"{word}/{name}" for name in _names(ctx, find_kind(word))]
+        return [f"{word}/{name}" for name in _names(ctx, _kind(ctx, word, ()))]
     if arguments and "/" not in arguments[0]:
-        return [name for name in _names(ctx, find_kind(arguments[0])) if name not in arguments]
+        kind = _kind(ctx, arguments[0], arguments[1:])
+        return [name for name in _names(ctx, kind) if name not in arguments]
     before = incomplete[: incomplete.rfind(",") + 1]
     return [f"{before}{kind.plural}" for kind in kinds]
+
+
+def _kind(ctx: typer.Context, word: str, names: Sequence[str]) -> type[Resource] | None:
+    """Return the kind that a word means in the lab, as in the command; None for an unknown one.
+
+    names: names of objects before the one that is completed.
+    """
+    from kubenetlab.api.kinds import find_kind
+    from kubenetlab.cli.input.shared_names import kind_in_lab
+    from kubenetlab.errors import KubenetlabError
+
+    kind = find_kind(word)
+    if kind is None:
+        return None
+    try:
+        return kind_in_lab(_client(ctx), word, kind, names)
+    except (KubenetlabError, OSError):
+        return kind
 
 
 def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
@@ -231,12 +249,18 @@ def _inspect(ctx: typer.Context) -> JsonMapping:
 def _get(ctx: typer.Context, path: str) -> JsonValue:
     """Return the lab's reply to a GET; None if no lab is selected or it does not reply in time."""
     from kubenetlab.errors import KubenetlabError
-    from kubenetlab.lab.client import Client, select_lab
 
     try:
-        return Client(select_lab(ctx.params.get("lab")).lab, TIMEOUT_S).get(path)
+        return _client(ctx).get(path)
     except (KubenetlabError, OSError):
         return None
+
+
+def _client(ctx: typer.Context) -> Client:
+    """Return a client of the selected lab that does not wait long. Raises KubenetlabError."""
+    from kubenetlab.lab.client import Client, select_lab
+
+    return Client(select_lab(ctx.params.get("lab")).lab, TIMEOUT_S)
 
 
 def _namespace(ctx: typer.Context) -> str:
