@@ -15,8 +15,10 @@ from msgspec import Struct
 from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
-from kubenetlab.observe.changes.parties import OWN_NODE, Group, PolicyTerms, groups_of, terms_of
+from kubenetlab.api.values.ip import version_of
+from kubenetlab.observe.changes.parties import OWN_NODE, Group, groups_of
 from kubenetlab.observe.changes.ports import ConsideredPort, considered_ports, may_change, titles_of
+from kubenetlab.observe.changes.terms import PolicyTerms, terms_of
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import (
     DirectionVerdict,
@@ -58,11 +60,29 @@ class Change(Struct, frozen=True):
 
 
 class _Decision(NamedTuple):
-    """Verdict about a connection between groups, and one that decided it."""
+    """Verdict about connections between groups or members, and one that decided it."""
 
     access: Access
     verdict: Verdict | None
-    """A verdict that denies the connection, if there is one; else one that allows it."""
+    """A verdict that denies a connection, if there is one; else one that allows it."""
+
+
+class _GroupDecision(NamedTuple):
+    """Verdict about connections between groups, and about those between their members."""
+
+    whole: _Decision
+    members: Mapping[tuple[str, str], _Decision]
+    """By the titles of source and destination."""
+
+
+class _Row(NamedTuple):
+    """Connections that change in the same way for the same reason, whatever the port."""
+
+    source: str
+    destination: str
+    before: Access
+    after: Access
+    reasons: tuple[str, ...]
 
 
 class _Version:
@@ -74,25 +94,21 @@ class _Version:
         self.groups = groups_of(cluster, terms)
         self._evaluator = Evaluator(cluster)
 
-    def decision(self, source: str, destination: str, traffic: Traffic) -> _Decision | None:
+    def decision(self, source: str, destination: str, traffic: Traffic) -> _GroupDecision | None:
         """Return the decision between two groups; None if they have no pair of parties."""
         if source not in self.groups or destination not in self.groups:
-            return _Decision("absent", None)
-        pairs = [
-            (first, second)
-            for first, second in product(
-                self.groups[source].parties, self.groups[destination].parties
-            )
-            if _is_pair(first, second, is_own_node=destination == OWN_NODE)
-        ]
-        verdicts = [self._evaluator.verdict(*pair, traffic) for pair in pairs]
+            return _GroupDecision(_Decision("absent", None), {})
+        verdicts: dict[tuple[str, str], list[Verdict]] = {}
+        sources, destinations = (self.groups[title].members for title in (source, destination))
+        for titles in product(sources, destinations):
+            for first, second in product(sources[titles[0]], destinations[titles[1]]):
+                if _is_pair(first, second, is_own_node=destination == OWN_NODE):
+                    verdict = self._evaluator.verdict(first, second, traffic)
+                    verdicts.setdefault(titles, []).append(verdict)
         if not verdicts:
             return None
-        denied = next((verdict for verdict in verdicts if not verdict.is_allowed), None)
-        if denied is None:
-            return _Decision("allowed", verdicts[0])
-        is_partly = any(verdict.is_allowed for verdict in verdicts)
-        return _Decision("partly" if is_partly else "denied", denied)
+        members = {titles: _united(own) for titles, own in verdicts.items()}
+        return _GroupDecision(_united([each for own in verdicts.values() for each in own]), members)
 
     def place_of(self, kind: str, name: str) -> str:
         """Return ` (file:line)` of a policy, or nothing if its file is not known."""
@@ -106,6 +122,14 @@ class _Version:
         return ""
 
 
+def _united(verdicts: Sequence[Verdict]) -> _Decision:
+    denied = next((verdict for verdict in verdicts if not verdict.is_allowed), None)
+    if denied is None:
+        return _Decision("allowed", verdicts[0])
+    is_partly = any(verdict.is_allowed for verdict in verdicts)
+    return _Decision("partly" if is_partly else "denied", denied)
+
+
 def _is_pair(source: Party, destination: Party, *, is_own_node: bool) -> bool:
     """Return True if connections between two parties of groups count.
 
@@ -113,6 +137,8 @@ def _is_pair(source: Party, destination: Party, *, is_own_node: bool) -> bool:
 
     is_own_node: True if the destination stands for the node of the source, False for other nodes.
     """
+    if version_of(source.address) != version_of(destination.address):
+        return False
     if source.pod and destination.pod:
         return source.pod != destination.pod
     return (bool(source.node) and source.node == destination.node) == is_own_node
@@ -145,29 +171,48 @@ def _changes(source: str, destination: str, before: _Version, after: _Version) -
     if not any(map(may_change, pairs)):
         return
     ports = considered_ports(pairs)
-    grouped: dict[tuple[Access, Access, tuple[str, ...]], list[ConsideredPort]] = {}
+    grouped: dict[_Row, list[ConsideredPort]] = {}
     for port in ports:
         first = before.decision(source, destination, port.traffic)
         second = after.decision(source, destination, port.traffic)
         if first is None or second is None:  # a pod that becomes several, for example
             continue
-        if destination == OWN_NODE and "absent" in (first.access, second.access):
+        if destination == OWN_NODE and "absent" in (first.whole.access, second.whole.access):
             continue  # each pod has a node
-        if _RANK[first.access] != _RANK[second.access]:
-            reasons = tuple(_reasons(first, second, before, after))
-            grouped.setdefault((first.access, second.access, reasons), []).append(port)
-    for (old, new, reasons), same in grouped.items():
+        for ends, old, new in _differences((source, destination), first, second):
+            reasons = tuple(_reasons(old, new, before, after))
+            grouped.setdefault(_Row(*ends, old.access, new.access, reasons), []).append(port)
+    for row, same in grouped.items():
         titles = titles_of(same, ports)
         yield Change(
-            "opened" if _RANK[new] > _RANK[old] else "closed",
-            (source,),
-            (destination,),
+            "opened" if _RANK[row.after] > _RANK[row.before] else "closed",
+            (row.source,),
+            (row.destination,),
             (ALL_PORTS,) if len(same) == len(ports) else titles,
-            old,
-            new,
-            reasons,
+            row.before,
+            row.after,
+            row.reasons,
             len(titles),
         )
+
+
+def _differences(
+    titles: tuple[str, str], old: _GroupDecision, new: _GroupDecision
+) -> Iterator[tuple[tuple[str, str], _Decision, _Decision]]:
+    """Yield titles and decisions that differ: of the groups, or of members that are in both.
+
+    Members are compared if they differ from each other: for one of them, a connection may be opened
+    while it is closed for another one.
+    """
+    pairs = {titles: (old.whole, new.whole)}
+    common = [key for key in old.members if key in new.members]
+    is_partly = "partly" in (old.whole.access, new.whole.access)
+    is_same = old.members.keys() == new.members.keys()
+    if is_partly and (is_same or old.whole.access == new.whole.access):
+        pairs = {key: (old.members[key], new.members[key]) for key in common}
+    for key, (first, second) in pairs.items():
+        if _RANK[first.access] != _RANK[second.access]:
+            yield key, first, second
 
 
 # --- reasons ---
@@ -284,7 +329,7 @@ def _summary(
             rest = {title: None for title in rest if title not in own}
     if len(result) > 1 and len(result) == len(namespaces):
         result = ["all pods"]
-    outside = [title for title in rest if groups[title].is_outside]
+    outside = [title for title in rest if title in groups and groups[title].is_outside]
     if len(outside) > 1 and len(outside) == sum(group.is_outside for group in groups.values()):
         result.append("all hosts outside")
         rest = {title: None for title in rest if title not in outside}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 import tests.examples  # noqa: F401
+from kubenetlab.api.core import Node
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.changes.changes import Change, compare
@@ -136,12 +137,73 @@ def test_egress_divides_the_addresses_outside() -> None:
     ]
 
 
-def test_single_pods_of_a_group_can_differ() -> None:
-    """A connection that only some of the pods lose is closed in part."""
-    spec = "{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: db-0}}}"
-    changes = compare(OPEN, cluster(policy(spec)))
+OF_ONE = "{{podSelector: {{matchLabels: {{statefulset.kubernetes.io/pod-name: {}}}}}}}"
+
+
+def test_single_pods_of_a_statefulset_can_differ() -> None:
+    """They keep their names, so that a rule that moves from one to another is seen."""
+    first, second = (cluster(policy(OF_ONE.format(name))) for name in ("db-0", "db-1"))
+    for old, new, expected in (
+        (OPEN, first, {("closed", ("shop/db-0",))}),
+        (first, second, {("opened", ("shop/db-0",)), ("closed", ("shop/db-1",))}),
+    ):
+        changes = compare(old, new)
+        assert {(change.change, change.destinations) for change in changes} == expected
+        assert {frozenset((each.before, each.after)) for each in changes} == {
+            frozenset(("allowed", "denied"))
+        }
+
+
+def test_pods_that_only_one_version_has_make_a_change_partial() -> None:
+    more = cluster(policy(OF_ONE.format("db-0")), PODS.replace("replicas: 2", "replicas: 3"))
+    changes = compare(OPEN, more)
     assert {(change.before, change.after) for change in changes} == {("allowed", "partly")}
     assert any("in part (some pods still can)" in line for line in sentences(changes))
+
+
+def test_pods_of_a_deployment_differ_by_their_ranges() -> None:
+    """Each node has a range of addresses for its pods."""
+    nodes = sorted({pod.addresses[0] for pod in OPEN.all(Pod) if pod.name.startswith("web-")})
+    assert len(nodes) > 1
+    old, new = (
+        cluster(
+            policy(
+                "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{ipBlock: "
+                f"{{cidr: {address}/32}}}}]}}]}}"
+            )
+        )
+        for address in nodes[:2]
+    )
+    assert {row[:3] for row in rows(old, new)} == {
+        ("closed", (f"deploy:shop/web in {nodes[0]}/32",), ("sts:shop/db",)),
+        ("opened", (f"deploy:shop/web in {nodes[1]}/32",), ("sts:shop/db",)),
+    }
+
+
+def test_nodes_differ_by_their_addresses_and_labels() -> None:
+    addresses = {node.name: node.addresses[0] for node in OPEN.all(Node)}
+    from_node = (
+        "{{podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{from: [{{ipBlock: "
+        "{{cidr: {}/32}}}}]}}]}}"
+    )
+    to_node = (
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        "metadata: {{name: guard}}\nspec: {{tier: Admin, priority: 1, "
+        "subject: {{pods: {{podSelector: {{matchLabels: {{app: client}}}}}}}}, "
+        "egress: [{{action: Deny, to: [{{nodes: {{matchLabels: "
+        "{{kubernetes.io/hostname: {}}}}}}}]}}]}}\n---\n"
+    )
+    (client,) = (pod for pod in OPEN.all(Pod) if pod.name == "client")
+    first, second = [name for name in addresses if name != client.spec.node_name][:2]
+    old, new = (cluster(policy(from_node.format(addresses[name]))) for name in (first, second))
+    found = {(change.change, change.sources) for change in compare(old, new)}
+    assert found <= {("closed", (f"node:{first}",)), ("opened", (f"node:{second}",))}
+    assert found
+    old, new = (cluster(to_node.format(name)) for name in (first, second))
+    assert {row[:3] for row in rows(old, new)} == {
+        ("opened", ("default/client",), (f"node:{first}",)),
+        ("closed", ("default/client",), (f"node:{second}",)),
+    }
 
 
 def test_new_and_removed_pods_are_named_as_such() -> None:
@@ -181,10 +243,26 @@ def test_policies_of_tiers_count() -> None:
     assert closed.reasons[0].startswith("ClusterNetworkPolicy guard rule 0 (test.yaml:")
 
 
-def test_a_dual_stack_cluster_is_compared_by_its_primary_family() -> None:
-    """Both families have the same selectors."""
+def test_both_families_of_a_dual_stack_cluster_are_compared() -> None:
+    """Rows name the secondary one only if the families differ."""
     old, new = running(store(DUAL + PODS)), running(store(DUAL + PODS + DENY_WEB))
-    assert [row[0] for row in rows(old, new)] == ["closed"]
+    (closed,) = compare(old, new)
+    assert closed.sources == ("all pods in shop", "all hosts outside", "default/client", "nodes")
+    spec = (
+        "{{podSelector: {{matchLabels: {{app: db}}}}, "
+        "ingress: [{{from: [{{ipBlock: {{cidr: {}}}}}]}}]}}"
+    )
+    inside, outside = (
+        running(store(DUAL + PODS + policy(spec.format(f'"{cidr}"'))))
+        for cidr in ("fd00::/8", "2001:db8::/32")
+    )
+    changes = compare(inside, outside)
+    pods = ("default/client", "deploy:shop/web", "nodes", "sts:shop/db")
+    assert [(change.change, change.sources, change.destinations) for change in changes] == [
+        ("closed", tuple(f"{title} over IPv6" for title in pods), ("sts:shop/db over IPv6",)),
+        ("opened", ("outside 2001:db8::/32",), ("sts:shop/db",)),
+        ("closed", ("outside fd00::/8",), ("sts:shop/db",)),
+    ]
 
 
 def _db(ports: str) -> str:
