@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 DESCRIPTORS: Final = 6
 """Number of descriptors of a request."""
@@ -160,15 +160,22 @@ def _build_decoders(module: str) -> None:
             msgspec.msgpack.Decoder(value)
 
 
+class _RunningCommand(NamedTuple):
+    """Fork of the server that runs a command."""
+
+    pid: int
+    replies: socket.socket
+    ends_with_program: bool
+    """True if the command is killed when the program ends."""
+
+
 class Server:
     """Loop over requests and exits of commands."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._running: dict[int, tuple[int, socket.socket]] = {}
-        """Pidfd of a command → its pid, and the socket for replies."""
-        self._bound: set[int] = set()
-        """Pidfds of commands that end with the program."""
+        self._running: dict[int, _RunningCommand] = {}
+        """Commands by their pidfds."""
         self._labs: dict[str, None] = {}
         """Labs to be removed when the program has ended."""
 
@@ -199,22 +206,22 @@ class Server:
         data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, DESCRIPTORS)
         lab = data[1:].decode()
         if not data:
-            self._kill_bound()
+            self._kill_commands()
             self._remove_labs()
             os._exit(0)
         if data in (RUN, RUN_UNTIL_END):
-            self._start(descriptors, is_bound=data == RUN_UNTIL_END)
+            self._start(descriptors, ends_with_program=data == RUN_UNTIL_END)
         elif data.startswith(REMOVE_AT_END):
             self._labs[lab] = None
         elif data.startswith(FORGET):
             self._labs.pop(lab, None)
 
-    def _kill_bound(self) -> None:
-        """Kill the commands that end with the program: they would make labs that are removed."""
-        for pidfd in self._bound:
-            pid, _ = self._running[pidfd]
-            os.kill(pid, signal.SIGKILL)  # a child that has not been reaped keeps its pid
-            os.waitpid(pid, 0)
+    def _kill_commands(self) -> None:
+        """Kill the commands that end with the program: their labs are removed."""
+        for command in self._running.values():
+            if command.ends_with_program:
+                os.kill(command.pid, signal.SIGKILL)  # a child that is not reaped keeps its pid
+                os.waitpid(command.pid, 0)
 
     def _remove_labs(self) -> None:
         """Remove the labs that the program has left."""
@@ -231,7 +238,7 @@ class Server:
                     os._exit(_NOT_STARTED)
             os.waitpid(pid, 0)
 
-    def _start(self, descriptors: Sequence[int], *, is_bound: bool) -> None:
+    def _start(self, descriptors: Sequence[int], *, ends_with_program: bool) -> None:
         """Start the command of a request."""
         *files, reply = descriptors
         replies = socket.socket(fileno=reply)
@@ -248,16 +255,13 @@ class Server:
                 socket.send_fds(replies, [STARTED], [pidfd])
             except OSError:
                 pass  # the program has given up
-            self._running[pidfd] = pid, replies
-            if is_bound:
-                self._bound.add(pidfd)
+            self._running[pidfd] = _RunningCommand(pid, replies, ends_with_program)
         finally:
             for fd in files:
                 os.close(fd)
 
     def _report_exit(self, pidfd: int) -> None:
-        pid, replies = self._running.pop(pidfd)
-        self._bound.discard(pidfd)
+        pid, replies, _ = self._running.pop(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
         try:
