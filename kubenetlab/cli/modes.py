@@ -100,7 +100,7 @@ def _show_families(name: str, families: Sequence[str]) -> None:
     """Print how many manual pages follow, and the commands that print one of them."""
     commands = ", ".join(f"`kubenetlab explain {family} {name}`" for family in families)
     echo(
-        f"There are {len(families)} manuals of {name}, which follow; one alone: {commands}",
+        f"There are {len(families)} modes called {name}. To show one of them: {commands}",
         indent=0,
     )
     echo()

@@ -132,11 +132,11 @@ def _preparations() -> Iterator[Callable[[], object]]:
 
     yield plan
     yield partial(plan, text=_MANIFEST)
-    yield _rehearse
+    yield _fill_caches
 
 
-def _rehearse() -> None:
-    """Do once what `up` and node agents do with every store and with its rules."""
+def _fill_caches() -> None:
+    """Do once what `up` and node agents do in every lab, so that forks inherit the caches."""
     from kubenetlab.api.store import Cluster
     from kubenetlab.cli.input.manifest_warnings import ignored_fields
     from kubenetlab.cli.input.manifests import read

@@ -32,7 +32,7 @@ MISTAKES: Final = (KubenetlabError, OSError, TypeError, ValueError)
 
 
 class FileVersion(NamedTuple):
-    """A file of manifests, and what changes when it is rewritten."""
+    """Version of a file of manifests: the properties that change when it is rewritten."""
 
     path: str
     modified_ns: int

@@ -89,7 +89,7 @@ class LabPool:
         )
 
     def _made_ahead(self, options: LabOptions) -> PooledLab | None:
-        """Return a lab that was made for the present test, if it is as one made now."""
+        """Return a lab that was made ahead, if the present test would get the same one now."""
         creation = self._ahead.take(ExpectedLab(options, present_surroundings()))
         try:
             return None if creation is None else self._take(options, creation)
@@ -131,7 +131,7 @@ class LabPool:
 
 
 def present_surroundings() -> Surroundings:
-    """Return the working directory and the environment, without what differs in every test."""
+    """Return the working directory and the environment, without the variable of each test."""
     directory, environment = Surroundings.present()
     environment.pop(_OF_EACH_TEST, None)
     return Surroundings(directory, environment)

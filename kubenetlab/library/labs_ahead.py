@@ -48,7 +48,7 @@ class LabsAhead:
                 self._begin(lab)
 
     def take(self, lab: ExpectedLab) -> LabCreation | None:
-        """Return a lab that is as one made now; None if there is none."""
+        """Return a lab that was made as expected; None if there is none."""
         index = _index(self._labs, lab)
         return None if index is None else self._labs.pop(index)[1]
 

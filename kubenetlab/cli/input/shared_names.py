@@ -1,4 +1,4 @@
-"""Short names that two kinds have: those of a CNI plugin's users, and of everyone else."""
+"""Short names that stand for two kinds: one of Kubernetes, and one of a CNI plugin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def kind_in_lab(
 ) -> type[Resource]:
     """Return the kind that a word means in a lab.
 
-    It is the kind whose users have this CNI plugin, unless only the other kind has such objects.
+    With Cilium as the CNI plugin it is the kind of Cilium, otherwise that of Kubernetes. It is the
+    other kind if only that one has such objects.
 
     kind: kind that has the word as a name in every cluster.
     names: names of objects; empty for all of the kind.

@@ -1,4 +1,4 @@
-"""Reasons of dropped packets, looked up in the lab if the logs of nodes have cut them."""
+"""Full reasons of dropped packets: the lab knows those that the logs of nodes have shortened."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
 
 
 class DropReasons:
-    """Whole reasons by the texts in logs."""
+    """Full reasons by their texts in logs."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known: dict[str, str] = {}
 
     def whole(self, text: str) -> str:
-        """Return the reason that a log has; the text itself if its policies are deleted."""
+        """Return the full reason for a text in a log.
+
+        It is the text itself if the policies of the reason are deleted.
+        """
         if len(text) < MAX_LOG_PREFIX:
             return text
         if text not in self._known:

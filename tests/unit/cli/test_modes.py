@@ -62,7 +62,7 @@ def test_a_family_selects_one_of_several_manuals(capsys: pytest.CaptureFixture[s
     modes.show_manual("nftables")
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == (
-        "There are 2 manuals of nftables, which follow; one alone: "
+        "There are 2 modes called nftables. To show one of them: "
         "`kubenetlab explain proxy nftables`, `kubenetlab explain policy nftables`"
     )
     assert len([line for line in lines if line.startswith("nftables: ")]) == 2

@@ -40,11 +40,12 @@ class RulesetCheckpoints(Mapping[str, RulesetCheckpoint]):
         self._path = path
         self._checkpoints: dict[str, RulesetCheckpoint] = {}
         self._loaded: dict[str, tuple[int, Sequence[RuleObject]]] = {}
-        """Generation and objects of checkpoints that are still to be computed.
+        """Generation and objects of transactions whose checkpoints are not computed yet.
 
-        Other nodes load the same rules at the same time, and they come first."""
+        The transactions of other nodes come first.
+        """
         self._unknown: dict[str, RulesetCheckpoint] = {}
-        """Checkpoints in the file of namespaces whose transactions have begun."""
+        """Namespaces whose transactions have begun → their checkpoints in the file."""
 
     def load(self) -> None:
         """Read the checkpoints of a former agent; without a readable file there are none."""

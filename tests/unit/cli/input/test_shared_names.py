@@ -1,4 +1,4 @@
-"""Short names of two kinds: those of a CNI plugin's users, and of everyone else."""
+"""Short names that stand for two kinds: one of Kubernetes, and one of a CNI plugin."""
 
 from __future__ import annotations
 
