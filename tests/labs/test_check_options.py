@@ -185,6 +185,40 @@ def test_a_comparison_names_what_no_lab_enforces(tmp_path: Path) -> None:
     assert "it decides in a cluster which connections are allowed" in message
 
 
+NAMED_HOST = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+external: [{{name: www.example.org, address: 198.51.100.30}}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {{name: names}}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {{namespaces: {{}}}}
+  egress:
+  - {{action: Accept, to: [{{domainNames: [{}]}}]}}
+  - {{action: Deny, to: [{{networks: [0.0.0.0/0]}}]}}
+---
+"""
+
+
+def test_a_comparison_names_hosts_that_the_manifests_do_not_declare(tmp_path: Path) -> None:
+    """In a cluster, the names have addresses."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory, name in ((old, "www.example.org"), (new, "api.example.com")):
+        directory.mkdir()
+        (directory / "lab.yaml").write_text(NAMED_HOST.format(name) + pod("client"))
+    document = run("check", "--diff", str(old), str(new), "-o", "json", status=1).json
+    assert document["closed"] > 0
+    (message,) = document["unenforced"]
+    assert message == (
+        "ClusterNetworkPolicy names: spec.egress[0].to[0].domainNames[0]: "
+        "no external host of the lab has the name api.example.com"
+    )
+
+
 def test_a_comparison_names_policies_that_select_no_pod(tmp_path: Path) -> None:
     """The sentence that nothing changes says nothing about them."""
     old, new = tmp_path / "old", tmp_path / "new"

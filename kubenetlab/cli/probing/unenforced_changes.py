@@ -1,5 +1,6 @@
-"""Parts of changed policies that no lab enforces, so that a comparison is not reliable.
+"""Parts of changed policies that a comparison cannot judge, so that it is not reliable.
 
+No lab enforces them, or they name hosts that the manifests do not declare.
 Without a Cluster document, policies are judged as with the CNI plugin that knows their kind.
 """
 
@@ -15,15 +16,18 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.store import Cluster, Document
 from kubenetlab.diagnostics import NOT_ENFORCED, Diagnostic, diagnose
+from kubenetlab.diagnostics.model import POLICY_PEER_UNMATCHED
 
 _PLUGINS: Final = ("calico", "cilium")
 """CNI modes whose plugins have policies of their own."""
+_NAMES_OF_HOSTS: Final = frozenset({"toFQDNs", "domainNames"})
+"""Fields of policies with domain names."""
 _Key = tuple[str, str, str]
 """Kind, namespace and name, as diagnostics have them."""
 
 
 def unenforced_changes(old: Cluster, new: Cluster, *, has_modes: bool) -> list[str]:
-    """Return messages about the parts of changed policies that no lab enforces.
+    """Return messages about the parts of changed policies that the comparison cannot judge.
 
     A policy that is the same in both versions has the same effect in both.
 
@@ -41,19 +45,26 @@ def unenforced_changes(old: Cluster, new: Cluster, *, has_modes: bool) -> list[s
 
 
 def _findings(cluster: Cluster, *, has_modes: bool) -> Mapping[_Key, list[Diagnostic]]:
-    """Return the diagnostics about parts that are not enforced, by policy."""
+    """Return the diagnostics about parts without a verdict, by policy."""
     policies = _policies(cluster)
     findings: dict[_Key, list[Diagnostic]] = {}
     for variant in (cluster,) if has_modes else (cluster, *_with_plugins(cluster)):
         for each in diagnose(variant):
             key = each.kind, each.namespace, each.name
-            if each.code != NOT_ENFORCED or key not in policies:
+            if not _prevents_verdicts(each) or key not in policies:
                 continue
             is_certain = has_modes or bool(each.path) or writable(policies[key]) is None
             own = findings.setdefault(key, []) if is_certain else [each]
             if each not in own:
                 own.append(each)
     return findings
+
+
+def _prevents_verdicts(diagnostic: Diagnostic) -> bool:
+    """Return True if connections depend on something that the lab does not have."""
+    if diagnostic.code == POLICY_PEER_UNMATCHED:
+        return not _NAMES_OF_HOSTS.isdisjoint(diagnostic.path)
+    return diagnostic.code == NOT_ENFORCED
 
 
 def _policies(cluster: Cluster) -> dict[_Key, Document]:
