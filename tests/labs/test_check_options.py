@@ -207,7 +207,7 @@ spec:
 def test_a_comparison_names_hosts_that_the_manifests_do_not_declare(tmp_path: Path) -> None:
     """In a cluster, the names have addresses."""
     old, new = tmp_path / "old", tmp_path / "new"
-    for directory, name in ((old, "www.example.org"), (new, "api.example.com")):
+    for directory, name in ((old, "www.example.org"), (new, "other.test")):
         directory.mkdir()
         (directory / "lab.yaml").write_text(NAMED_HOST.format(name) + pod("client"))
     document = run("check", "--diff", str(old), str(new), "-o", "json", status=1).json
@@ -215,7 +215,7 @@ def test_a_comparison_names_hosts_that_the_manifests_do_not_declare(tmp_path: Pa
     (message,) = document["unenforced"]
     assert message == (
         "ClusterNetworkPolicy names: spec.egress[0].to[0].domainNames[0]: "
-        "no external host of the lab has the name api.example.com"
+        "no external host of the lab has the name other.test"
     )
 
 

@@ -84,7 +84,7 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
                 "count": "whole: triples of source, destination and port",
             }
         ],
-        "unenforced": ["text: part of a changed policy that no lab enforces"],
+        "unenforced": ["text: part of a changed policy without a verdict"],
         "without_effect": ["text: changed policy that selects no pod of the compared manifests"],
     },
     "explain-policy": {
