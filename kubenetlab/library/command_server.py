@@ -242,12 +242,16 @@ class Server:
         """Start the command of a request."""
         *files, reply = descriptors
         replies = socket.socket(fileno=reply)
+        pid = 0
         try:
             pid = os.fork()
             if pid == 0:
                 _become_command(files)
             pidfd = os.pidfd_open(pid)
         except OSError as error:
+            if pid:  # it could not be observed, and the program takes it for not started
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             replies.send(f"fork: {error.strerror}".encode())
             replies.close()
         else:

@@ -138,3 +138,41 @@ def test_an_interrupt_ends_a_command(server: int) -> None:
             os.close(end)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     wait_for(lambda: not has_members(program.pid), "the end of the command")
+
+
+WITHOUT_DESCRIPTORS = """
+import errno, json, os, socket, sys, tempfile
+from kubenetlab.library import command_server
+
+def refuse(pid):
+    raise OSError(errno.EMFILE, "too many open files")
+
+os.pidfd_open = refuse
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+files = [tempfile.TemporaryFile() for _ in range(command_server.DESCRIPTORS - 1)]
+reader, _ = os.pipe()  # the command waits for input that does not come
+request = {"arguments": ["plan", "-f", "-"], "directory": "/", "environment": {}}
+files[0].write(json.dumps(request).encode())
+files[0].flush()
+os.dup2(reader, files[1].fileno())
+server = command_server.Server(ours)
+descriptors = [*(os.dup(file.fileno()) for file in files), theirs.detach()]
+server._start(descriptors, ends_with_program=False)
+print(ours.recv(100).decode())
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no process is left")
+"""
+
+
+def test_a_command_that_cannot_be_observed_does_not_run() -> None:
+    """The program is told that it was not started: a lab would be made without its knowledge."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patiently(20),
+    )
+    assert done.stdout.splitlines() == ["fork: too many open files", "no process is left"], done
