@@ -17,9 +17,7 @@ from hypothesis import settings
 _PROFILE: Final = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 _FACTORS: Final = {"quick": 0.1, "thorough": 1.0, "explore": 20.0}
 _DEFAULT_EXAMPLES: Final = 100
-
-
-LEAST_WITH_PACKETS: Final = 10 if os.environ.get("KUBENETLAB_VM") else 30
+_LEAST_WITH_PACKETS: Final = 10 if os.environ.get("KUBENETLAB_VM") else 30
 """Minimum number of examples of a test that sends packets; the emulated machine is slow."""
 
 
@@ -30,7 +28,7 @@ def examples(number: int) -> int:
 
 def examples_with_packets(number: int) -> int:
     """Return the number of examples for a test that compares packets with the evaluator."""
-    return max(LEAST_WITH_PACKETS, examples(number))
+    return max(_LEAST_WITH_PACKETS, examples(number))
 
 
 settings.register_profile(
