@@ -53,6 +53,11 @@ class LabOptions(Struct, frozen=True):
     is_reusable: bool = True
     """False for a lab that only one test uses."""
 
+    @property
+    def is_named(self) -> bool:
+        """True if the test has chosen the name of the lab: the next test can use it again."""
+        return dict(self.settings).get("name") is not None
+
     def __str__(self) -> str:
         paths = ", ".join(os.path.relpath(path) for path in self.paths) or "manifests of the marker"
         return "; ".join((paths, *(f"{name}={value!r}" for name, value in self.settings)))

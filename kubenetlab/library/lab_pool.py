@@ -113,8 +113,12 @@ class LabPool:
         used, self._used = self._used, []
         for lab in used:
             lab.probes.clear()
-            if lab not in kept:
-                self._removals.start(lab.name)
+        removed = {lab.name: lab for lab in used if lab not in kept}
+        for name in removed:
+            self._removals.start(name)
+        for name, lab in removed.items():
+            if lab.options.is_named:
+                self._removals.wait_for(name)
 
     def close(self) -> bool:
         """Remove all labs. Return False if one is left."""

@@ -32,6 +32,11 @@ class LabRemovals:
             self._end(next(iter(self._running)))
         self._running[lab] = StartedCommand(["down", "--lab", lab])
 
+    def wait_for(self, lab: str) -> None:
+        """Wait until the removal of a lab has ended, so that another one can have its name."""
+        if lab in self._running:
+            self._end(lab)
+
     def finish(self) -> list[str]:
         """Wait for all removals; try those that have failed again. Return the labs that are left.
 

@@ -314,6 +314,29 @@ def test_it(new_lab):
         assert other.is_up
 
 
+def test_the_next_test_can_use_a_name_again(project: Path, prefix: str) -> None:
+    """With the fixture, and without it."""
+    tests = f"""
+from kubenetlab import Lab
+NAME = "{prefix}same"
+
+@pytest.mark.parametrize("number", range(3))
+def test_fixture(new_lab, number):
+    assert new_lab("manifests", name=NAME).ping("client", "node:control-plane").ok
+
+def test_twice(new_lab):
+    new_lab("manifests", name=NAME).down()
+    assert new_lab("manifests", name=NAME).ping("client", "node:control-plane").ok
+
+def test_class():
+    with Lab.up(HERE / "manifests", name=NAME) as lab:
+        assert lab.ping("client", "node:control-plane").ok
+"""
+    done = run_tests(project, tests)
+    assert "5 passed" in done.stdout, done.stdout
+    assert labs(prefix) == []
+
+
 def test_labs_of_an_ordinary_user_are_made_ahead(nobody: User) -> None:
     script = f"""
 import pathlib, sys, tempfile, pytest
