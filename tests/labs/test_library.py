@@ -85,8 +85,8 @@ def test_a_lab_that_does_not_become_ready_is_removed() -> None:
     assert leftovers(name("unready")) == []
     with pytest.warns(LabWarning, match="nothing in the pod listens on 9/TCP") as caught:
         lab = Lab.up(text=ONE_NODE + UNREADY, name=name("unready"), wait=False)
-    assert Path(caught[0].filename) == Path(__file__)
     with lab:
+        assert Path(caught[0].filename) == Path(__file__)
         assert lab.is_up
         with pytest.raises(LabError, match="not ready"):
             lab.apply(text=pod("more"), timeout_s=1)
