@@ -234,7 +234,7 @@ def test_a_comparison_names_policies_that_select_no_pod(tmp_path: Path) -> None:
     (message,) = document["without_effect"]
     assert message == (
         f"NetworkPolicy shop/deny ({old}/policy.yaml:1) is removed, and selects no pod of the "
-        "compared manifests: it was compared without effect"
+        "compared manifests: the comparison says nothing about it"
     )
     assert (document["opened"], document["closed"], document["unenforced"]) == (0, 0, [])
     assert f"- Not compared: {message}." in run(*words, "-o", "text").out

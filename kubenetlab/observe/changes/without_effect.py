@@ -42,7 +42,7 @@ def policies_without_effect(old: Cluster, new: Cluster, directory: str = "") -> 
         cluster, policy = (new, second) if second is not None else (old, first)
         messages.append(
             f"{_title(cluster, policy, directory)} is {change}, and selects no pod of the compared "
-            "manifests: it was compared without effect"
+            "manifests: the comparison says nothing about it"
         )
     return messages
 
