@@ -92,13 +92,12 @@ def render_policy_objects(
     """
     config = cluster.config
     others: Sequence[Resource] = (
-        cluster.config,  # external hosts, which policies can name
         ClusterConfig(
             _meta(config),
             networking=Networking(
                 ip_family=config.networking.ip_family, pod_subnet=config.networking.pod_subnet
             ),
-            external=config.external,
+            external=config.external,  # policies can name them
         ),
         *(Namespace(_meta(each)) for each in cluster.all(Namespace)),
         *(
