@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
+from kubenetlab.api.containers import Protocol
 from kubenetlab.observe.expect import ClusterFacts, Destination, Expectation, ServiceTarget
 from kubenetlab.observe.targets.grammar import pod_title, with_port
 from kubenetlab.observe.targets.locations import Location
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import InspectedExternalHost, Inspection
-
-_Protocol = Literal["TCP", "UDP", "SCTP"]
 
 
 class PodPort(ServiceTarget, frozen=True):
@@ -59,7 +58,7 @@ def pod_ports(seen: Inspection) -> Iterator[PodPort]:
                     pod["name"],
                     address,
                     int(number),
-                    cast(_Protocol, protocol),
+                    cast(Protocol, protocol),
                     ((address, int(number)),),
                     family=family if len(pod["addresses"]) > 1 else "",
                 )
@@ -78,7 +77,7 @@ def host_port(
     host: InspectedExternalHost,
     address: str,
     number: int,
-    protocol: _Protocol = "TCP",
+    protocol: Protocol = "TCP",
     *,
     is_served: bool = True,
 ) -> HostPort:

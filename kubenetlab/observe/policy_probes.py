@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, structs
 
+from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.pods import Pod
 from kubenetlab.observe.pod_ports import HostPort, PodPort, host_port
 from kubenetlab.observe.policies.policy_ports import (
-    LAST_PORT,
     NO_PORTS,
     PolicyPorts,
     PortRange,
     RulePorts,
-    TransportProtocol,
     other_port,
 )
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
@@ -47,7 +46,7 @@ class _Destination(Struct, frozen=True):
     """(protocol, port) pairs on which it listens."""
     rules: RulePorts = NO_PORTS
     """Ports in the rules of policies for connections to it."""
-    declared: tuple[tuple[str, TransportProtocol, int], ...] = ()
+    declared: tuple[tuple[str, Protocol, int], ...] = ()
     """Name, protocol and number of the ports that have a name."""
     node: str = ""
 
@@ -157,7 +156,7 @@ def _is_probed(source: Location, port: _Port) -> bool:
 
 def _numbers(
     source: Location, rules: RulePorts, destination: _Destination, policies: PolicyVerdicts
-) -> Iterator[tuple[TransportProtocol, int]]:
+) -> Iterator[tuple[Protocol, int]]:
     """Yield protocol and number of the ports to probe, also of those on which something listens.
 
     rules: ports in the rules of policies for connections from the source.
@@ -170,7 +169,7 @@ def _numbers(
             yield each.protocol, each.first
             if each.last != each.first:
                 yield each.protocol, each.last
-                beside = each.last + 1 if each.last < LAST_PORT else each.first - 1
+                beside = each.last + 1 if each.last < MAX_PORT else each.first - 1
                 if beside:
                     yield each.protocol, beside
     names = rules.names | destination.rules.names
@@ -197,7 +196,7 @@ def _is_meant(
     )
 
 
-def _with_port(port: _Port, protocol: TransportProtocol, number: int) -> _Port:
+def _with_port(port: _Port, protocol: Protocol, number: int) -> _Port:
     return structs.replace(
         port, port=number, protocol=protocol, endpoints=((port.address, number),)
     )

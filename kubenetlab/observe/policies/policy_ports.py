@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
 from kubenetlab.api.calico.policies import CALICO_POLICY_KINDS, CalicoPolicy, port_range
+from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS, sections
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
@@ -21,9 +22,7 @@ from kubenetlab.api.policies.tiers import tier_policies
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.policies.peers import PolicyMembers
 
-TransportProtocol = Literal["TCP", "UDP", "SCTP"]
-PROTOCOLS: Final[tuple[TransportProtocol, ...]] = ("TCP", "UDP", "SCTP")
-LAST_PORT: Final = 65535
+PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
 _LABELS: Final = "matchLabels"
 """Field with labels by their keys, which are no names of fields: a label may be called `port`."""
 
@@ -31,7 +30,7 @@ _LABELS: Final = "matchLabels"
 class PortRange(NamedTuple):
     """Consecutive ports of a protocol."""
 
-    protocol: TransportProtocol
+    protocol: Protocol
     first: int
     last: int
 
@@ -82,7 +81,7 @@ class PolicyPorts:
 def partition(ranges: Iterable[PortRange]) -> list[PortRange]:
     """Return the ports in some ranges, divided at all of their bounds, in order."""
     result = []
-    by_protocol: dict[TransportProtocol, list[PortRange]] = {}
+    by_protocol: dict[Protocol, list[PortRange]] = {}
     for each in ranges:
         by_protocol.setdefault(each.protocol, []).append(each)
     for protocol, own in by_protocol.items():
@@ -95,9 +94,9 @@ def partition(ranges: Iterable[PortRange]) -> list[PortRange]:
     return sorted(result, key=lambda each: (each.first, each.last, each.protocol))
 
 
-def other_port(protocol: TransportProtocol, ranges: Iterable[PortRange]) -> int | None:
+def other_port(protocol: Protocol, ranges: Iterable[PortRange]) -> int | None:
     """Return the highest port of a protocol that is in no range; None if there is none."""
-    highest = LAST_PORT
+    highest = MAX_PORT
     own = (each for each in ranges if each.protocol == protocol)
     for each in sorted(own, key=lambda each: each.last, reverse=True):
         if each.last < highest:
@@ -158,7 +157,7 @@ def _ports_of_calico(cluster: Cluster, policy: CalicoPolicy, direction: Directio
     return _ports_in(rules).united(RulePorts(behind))
 
 
-def _ports_in(rules: object, protocols: Sequence[TransportProtocol] = PROTOCOLS) -> RulePorts:
+def _ports_in(rules: object, protocols: Sequence[Protocol] = PROTOCOLS) -> RulePorts:
     """Return the ports in rules.
 
     protocols: those of ports without a protocol.
@@ -169,7 +168,7 @@ def _ports_in(rules: object, protocols: Sequence[TransportProtocol] = PROTOCOLS)
     return RulePorts(ranges, frozenset(names), has_policies=True)
 
 
-def _ranges_in(value: object, protocols: Sequence[TransportProtocol]) -> Iterator[PortRange]:
+def _ranges_in(value: object, protocols: Sequence[Protocol]) -> Iterator[PortRange]:
     """Yield the ports in a part of a policy.
 
     protocols: those of ports without a protocol of their own.

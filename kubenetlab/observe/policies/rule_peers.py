@@ -11,7 +11,7 @@ from kubenetlab.api.calico.policies import CalicoEntityRule, CalicoPolicy
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.cilium_network_policy import CiliumPolicy
 from kubenetlab.api.policies.cilium_rules import AnyCiliumRule, has_peers, sections
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import DIRECTIONS
 from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
@@ -25,7 +25,6 @@ from kubenetlab.observe.policies.tiers import TierPeer, TierRules, rules_of
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
 
-_DIRECTIONS: Final[Sequence[Direction]] = ("Ingress", "Egress")
 _CALICO_PEER_FIELDS: Final = (
     "nets",
     "not_nets",
@@ -62,7 +61,7 @@ class RulePeersOfLab:
     def of_tier(self, policy: TierPolicy) -> list[RulePeers]:
         """Return the peers of the rules of a policy of a tier."""
         result = []
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             for index, (peers, *_) in enumerate(rules_of(policy, direction)):
 
                 def is_peer(party: Party, peers: Sequence[TierPeer] = peers) -> bool:
@@ -75,7 +74,7 @@ class RulePeersOfLab:
     def of_calico(self, policy: CalicoPolicy) -> list[RulePeers]:
         """Return the peers of the rules of a policy of Calico."""
         result = []
-        for direction in _DIRECTIONS:
+        for direction in DIRECTIONS:
             for index, rule in enumerate(policy.spec.rules(direction)):
                 entity = rule.source if direction == "Ingress" else rule.destination
 
