@@ -2,7 +2,8 @@
 
 The server listens on port 80, as the images do, and on the declared ports. With a configuration
 volume, a command or arguments the image may listen elsewhere: then only the declared ports are
-open, or port 80 when there are none.
+open, or port 80 when there are none. Declared UDP and SCTP ports, such as 443/UDP of HTTP/3, answer
+as those of an unknown image; HTTP/3 itself is not spoken.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from typing import Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
-from kubenetlab.programs import Ports, Setup, declared_ports, image_name
-from kubenetlab.programs.support.http import ProgramContext, Request, Response
+from kubenetlab.programs import Ports, Setup, declared_ports, default, image_name
+from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response
 
 TAKES_PORTS = True
 SERVES_TLS = True
@@ -69,3 +70,8 @@ async def http(request: Request, context: ProgramContext) -> Response:
     pod = f"{context.namespace}/{context.pod}, {context.address} on {context.node}"
     page = _PAGES[kind].format(identity=f"{pod}; you are {request.peer[0]}")
     return Response(200, page.encode(), "text/html", {"Server": kind})
+
+
+def datagram(data: bytes, peer: Peer, context: ProgramContext) -> bytes | None:
+    """Answer any datagram, as the server of an unknown image does."""
+    return default.datagram(data, peer, context)

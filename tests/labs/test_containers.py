@@ -46,7 +46,10 @@ apiVersion: v1
 kind: Pod
 metadata: {name: nginx}
 spec:
-  containers: [{name: main, image: "nginx:1.27"}]
+  containers:
+  - name: main
+    image: "nginx:1.27"
+    ports: [{containerPort: 80}, {containerPort: 443, protocol: UDP}]
 ---
 apiVersion: v1
 kind: Pod
@@ -173,6 +176,14 @@ def test_nginx_serves_its_welcome_page(running: Lab) -> None:
     """The page is on port 80; other paths are not found."""
     assert "<h1>Welcome to nginx!</h1>" in get(running, "nginx", 80)
     assert "404 Not Found" in get(running, "nginx", 80, "/missing", status=404)
+
+
+def test_nginx_answers_datagrams_to_a_declared_port(running: Lab) -> None:
+    """Such a port is 443/UDP of HTTP/3."""
+    (answer,) = running.ask(
+        running.pod("client"), ("UDP", running.pod("nginx")["addresses"][0], 443)
+    )
+    assert not answer.error
 
 
 def test_netexec_dial_sends_from_the_pod(running: Lab) -> None:

@@ -227,6 +227,15 @@ def test_other_programs_answer() -> None:
     assert FakeProgram(server="nginx").get("web", "/missing").status == 404
 
 
+@pytest.mark.parametrize("image", ["x", "busybox", "nginx", "httpd"])
+def test_each_server_answers_datagrams_to_the_ports_that_are_declared(image: str) -> None:
+    """For example 443/UDP of HTTP/3, which nginx does not answer by default."""
+    ports = [{"containerPort": 443}, {"containerPort": 443, "protocol": "UDP"}]
+    chosen = programs.setup(container(image=image, ports=ports))
+    assert ListenPort("UDP", 443) in chosen.listeners
+    assert FakeProgram(**chosen.options).send(chosen.program, b"hostname") == b"web-0"
+
+
 @pytest.mark.parametrize(
     ("host", "status", "result"),
     [("web", 0, ""), ("10.0.0.8", 1, "REFUSED"), ("nowhere", 1, "DNS")],
