@@ -111,10 +111,14 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
         obj, problems = staged.as_stored(request.object, request.document)
         findings += [(index, finding) for finding in problems]
         old = staged.current(obj)
+        # A former document of the request may be about an object in this namespace.
+        is_made = isinstance(obj, Namespace) and obj.name in staged.made_namespaces
+        if is_made:
+            staged.made_namespaces.remove(obj.name)
         admitted, problems = staged.put(obj, old, request.document)
         findings += [(index, finding) for finding in problems]
         # The Cluster document creates Nodes; a Node document only configures one.
-        is_new = old is None and not isinstance(obj, NodeSettings)
+        is_new = is_made or (old is None and not isinstance(obj, NodeSettings))
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # the document may lack a name: use the lab's
             facts = cluster.get(NetworkFacts, "", "network")

@@ -62,6 +62,23 @@ def test_a_missing_namespace_is_created() -> None:
     assert namespace.labels == {"kubernetes.io/metadata.name": "shop"}
 
 
+def test_a_namespace_may_come_after_its_objects() -> None:
+    """No namespace without a document is reported, and it has the labels of its document."""
+    entries = loaded(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n"
+        "spec: {containers: [{name: a, image: b}]}\n---\n"
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: blue}}\n"
+    ).entries
+    admission = admit(store(), admission_requests(entries), NOW)
+    assert admission.made_namespaces == ()
+    assert [outcome.action for outcome in admission.outcomes] == ["created", "created"]
+    namespace = admission.cluster.get(Namespace, "", "shop")
+    assert namespace is not None
+    assert namespace.labels == {"kubernetes.io/metadata.name": "shop", "team": "blue"}
+    again = admit(admission.cluster, admission_requests(entries), NOW)
+    assert [outcome.action for outcome in again.outcomes] == ["unchanged", "unchanged"]
+
+
 def restarted(cluster: Cluster, at: str) -> Cluster:
     """Return the store after `rollout restart deployment web`."""
     web = cluster.get(Deployment, "default", "web")
