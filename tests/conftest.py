@@ -33,6 +33,9 @@ LAB_PREFIX = RUN_PREFIX + "".join(
 )
 """Prefix of the names of the labs of this process."""
 
+NEEDS_ROOT = "needs root: the tests use the network namespaces of the machine and of labs"
+"""Reason to skip a test of labs or of the kernel that an ordinary user runs."""
+
 _CHANGES_BY_ITSELF = (
     "random/",
     "/nf_conntrack_count",

@@ -19,6 +19,7 @@ from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
+from tests.conftest import NEEDS_ROOT
 from tests.kernel.service_node import FAMILIES, Addresses
 
 _ALL = (
@@ -58,7 +59,8 @@ def _run_in_namespaces(test: Callable[[], Any]) -> tuple[int, str]:
         try:
             syscalls.unshare(_ALL)
         except OSError as error:
-            os.write(writing, f"this machine lets us make no namespaces: {error.strerror}".encode())
+            reason = f"this machine lets us make no namespaces: {error.strerror}"
+            os.write(writing, (NEEDS_ROOT if os.geteuid() else reason).encode())
             os._exit(_SKIPPED)
         inner = os.fork()
         if inner == 0:

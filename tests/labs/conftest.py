@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import LAB_PREFIX
+from tests.conftest import LAB_PREFIX, NEEDS_ROOT
 from tests.labs import users
 from tests.labs.changed_lab import ChangedLab
 from tests.labs.fault_injection import FaultPlan
@@ -47,7 +47,10 @@ def _shares_fixtures(item: pytest.Item) -> bool:
 
 
 def _skip_reason() -> str:
-    if os.geteuid() == 0 and run("doctor", status=None).status == 0:
+    """Return the reason to skip the tests of labs; empty if they can run."""
+    if os.geteuid():
+        return NEEDS_ROOT
+    if run("doctor", status=None).status == 0:
         return ""
     return "labs cannot be created here; `kubenetlab doctor` lists the missing requirements"
 
