@@ -18,7 +18,7 @@ from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.datapath.checks.objects import check_object
 from kubenetlab.datapath.mode_files import content_of
-from kubenetlab.datapath.modes import FAMILIES, file_options, policy_engine, policy_engines
+from kubenetlab.datapath.modes import FAMILIES, file_options, known, policy_engine, policy_engines
 from kubenetlab.datapath.short_names import expand_short_name
 from kubenetlab.errors import ManifestError, Problem, UsageError, error_text
 from kubenetlab.lab.paths import LAB_API
@@ -26,6 +26,7 @@ from kubenetlab.lab.paths import LAB_API
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
 """File name in messages about a Cluster document made from options."""
+_ENGINE_PATH = "networking.policyEngine"
 
 
 class Manifests(Struct, frozen=True):
@@ -345,8 +346,35 @@ def _with_flags(
     try:
         loaded = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=check_object)
     except ManifestError as error:
-        raise ManifestError(_located(error.problems, config), error.valid) from None
+        problems = [
+            _with_option(problem, merged["networking"], config)
+            if problem.path == _ENGINE_PATH and flags.policy is None and flags.cni is not None
+            else problem
+            for problem in error.problems
+        ]
+        raise ManifestError(_located(problems, config), error.valid) from None
     return structs.replace(loaded, warnings=tuple(_located(loaded.warnings, config)))
+
+
+def _with_option(
+    problem: Problem, networking: JsonMapping, config: ManifestObject | None
+) -> Problem:
+    """Return the problem of a policy engine that does not fit --cni, with the option to add.
+
+    networking: the merged document's. The engine is that of a file or of the running lab.
+    """
+    engine, _ = mode_and_options(networking["policyEngine"])
+    cni, _ = mode_and_options(networking["cni"])
+    if engine not in known("policy") or cni not in known("cni"):
+        return problem
+    fitting = policy_engines(Networking(cni=networking["cni"]))
+    enforcing = next((each for each in fitting if each != "none"), "none")
+    hint = f"add `--policy {enforcing}` to `--cni {cni}`"
+    if config is None:
+        hint = f"{engine} was selected before: {hint}"
+        return structs.replace(problem, file=f"--cni {cni}", hints=(*problem.hints, hint))
+    place = config.problem(Finding(("networking", "policyEngine"), ""))
+    return structs.replace(problem, file=place.file, line=place.line, hints=(*problem.hints, hint))
 
 
 def _located(problems: Iterable[Problem], config: ManifestObject | None) -> Iterator[Problem]:

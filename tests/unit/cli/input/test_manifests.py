@@ -94,3 +94,42 @@ def test_a_policy_engine_of_a_file_is_not_noted(tmp_path: Path) -> None:
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {policyEngine: nftables}\n"
     )
     assert read([str(file)], base={}, flags=Flags(cni="flannel")).kept_engine == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "cni", "engine"),
+    [("cilium", "calico", "iptables"), ("cilium", "flannel,backend=host-gw", "nftables")],
+)
+def test_the_refusal_of_a_cni_mode_names_the_option_to_add(
+    tmp_path: Path, before: str, cni: str, engine: str
+) -> None:
+    """The policy engine was selected in the running lab, or in the file."""
+    networking = {"cni": before, "policyEngine": "ebpf"}
+    base = {"apiVersion": "kubenetlab.dev/v1alpha1", "kind": "Cluster", "networking": networking}
+    with pytest.raises(ManifestError) as caught:
+        read(None, base=base, flags=Flags(cni=cni))
+    (problem,) = caught.value.problems
+    mode = cni.partition(",")[0]
+    assert problem.file == f"--cni {mode}"
+    assert problem.hints[-1] == (
+        f"ebpf was selected before: add `--policy {engine}` to `--cni {mode}`"
+    )
+    file = cluster_file(tmp_path, f"networking:\n  cni: {before}\n  policyEngine: ebpf\n")
+    with pytest.raises(ManifestError) as caught:
+        read([file], flags=Flags(cni=cni))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (file, 6)
+    assert problem.hints[-1] == f"add `--policy {engine}` to `--cni {mode}`"
+
+
+def test_other_problems_of_modes_name_no_option_to_add() -> None:
+    """The policy engine of the option itself, and modes that do not exist."""
+    for networking, flags in (
+        ({"cni": "cilium"}, Flags(cni="calico", policy="ebpf")),
+        ({"cni": "cilium", "policyEngine": "nothing"}, Flags(cni="calico")),
+        ({"cni": "cilium", "policyEngine": "ebpf"}, Flags(cni="nothing")),
+    ):
+        base = {"apiVersion": "kubenetlab.dev/v1alpha1", "kind": "Cluster"}
+        with pytest.raises(ManifestError) as caught:
+            read(None, base={**base, "networking": networking}, flags=flags)
+        assert "add `--policy" not in str(caught.value)
