@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from kubenetlab.datapath import modes
@@ -45,6 +46,25 @@ def test_a_probe_of_files_is_run_each_time() -> None:
     for _ in range(3):
         run_probes(probes, CACHE)
     assert (run_count("boot"), run_count("file")) == (1, 3)
+
+
+def test_a_probe_whose_program_was_removed_is_run_again() -> None:
+    """The program of the kernel feature ipset can be uninstalled without a reboot."""
+    folder, path = Path("/run/bin"), os.environ["PATH"]
+    folder.mkdir()
+    program = folder / "sets"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    os.environ["PATH"] = f"{folder}:{path}"  # of this test's own process
+    missing = counting_probe("needs-sets", "the program sets is not installed")
+    probe = counting_probe("needs-sets")._replace(programs=("sets",))
+    for _ in range(2):
+        assert run_probes([probe], CACHE)[0].fault == ""
+    assert run_count("needs-sets") == 1
+    program.unlink()
+    (outcome,) = run_probes([missing._replace(programs=("sets",))], CACHE)
+    assert outcome.fault == "the program sets is not installed"
+    assert json.loads(CACHE.read_text())["worked"] == []
 
 
 def test_the_cache_is_valid_for_one_boot_and_one_caller() -> None:

@@ -2,7 +2,7 @@
 
 Each probe runs in its own process. A feature that worked will work until the next boot for every
 caller with the same privileges, so it is cached. A probe that failed is run again each time,
-because the cause may have been removed.
+because the cause may have been removed. So is one whose programs are no longer installed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def run_probes(
     again: ignore the cache.
     """
     cached = set() if again or cache_path is None else _load(cache_path)
-    known = cached & {probe.name for probe in probes if probe.is_cached}
+    known = cached & {
+        probe.name for probe in probes if probe.is_cached and all(map(has_program, probe.programs))
+    }
     result = [
         ProbeOutcome(probe, "" if probe.name in known else _run_in_child(probe.run))
         for probe in probes
