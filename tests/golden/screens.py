@@ -224,7 +224,7 @@ def _ping() -> None:
 
 def _explain_policy() -> None:
     """Print an allowed connection, a denied one, and one that depends on the path."""
-    from kubenetlab.cli.probing.explain_policy import PolicyReport
+    from kubenetlab.cli.probing.policy_report import PolicyReport
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.destination_lookup import look_up
     from kubenetlab.observe.targets.locations import places
