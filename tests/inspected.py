@@ -65,7 +65,9 @@ class PolicyClient:
 
     def get(self, path: str, **query: str) -> Any:
         if path.endswith("/policies"):
-            return msgspec.json.decode(msgspec.json.encode(policy_objects(self._cluster)))
+            always = query.get("objects") == "always"
+            reply = policy_objects(self._cluster, always=always)
+            return msgspec.json.decode(msgspec.json.encode(reply))
         assert path.endswith("/detail")
         assert query["netns"].startswith("node/")
         return {"listings": {"nftables": self._listing}}

@@ -31,11 +31,15 @@ def enforced_policies(client: Client, inspected: Inspection) -> PolicyVerdicts |
     return PolicyVerdicts(objects, inspected) if objects.policies else None
 
 
-def policy_objects(client: Client) -> PolicyObjects:
-    """Return the policies of a lab, with the pods and namespaces that they select."""
+def policy_objects(client: Client, *, always: bool = False) -> PolicyObjects:
+    """Return the policies of a lab, with the pods and namespaces that they select.
+
+    always: return pods and namespaces without policies, too.
+    """
     from kubenetlab.observe.policies.objects import read_policy_objects
 
-    return read_policy_objects(client.get(f"{LAB_API}/policies"))
+    query = {"objects": "always"} if always else {}
+    return read_policy_objects(client.get(f"{LAB_API}/policies", **query))
 
 
 class PolicyPlaces:

@@ -54,7 +54,7 @@ class PolicyReport:
             for address in host["addresses"]
         }
         self._source = source
-        self._objects: PolicyObjects = policy_objects(client)
+        self._objects: PolicyObjects = policy_objects(client, always=True)
         self._place_of = PolicyPlaces(self._objects)
         enforced = self._objects.only_enforced() if self._engine != "none" else self._objects
         if not enforced.policies:

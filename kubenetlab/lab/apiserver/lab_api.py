@@ -267,7 +267,8 @@ class LabApi:
         return json_response(identity_table(self._agent.cluster, self._agent.decisions))
 
     async def _policies(self, request: Request) -> Answer:
-        return json_response(policy_objects(self._agent.cluster))
+        always = request.query.get("objects") == "always"
+        return json_response(policy_objects(self._agent.cluster, always=always))
 
     async def _drop_reasons(self, request: Request) -> Answer:
         agent = self._agent

@@ -15,9 +15,12 @@ from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
 from kubenetlab.observe.policies.objects import PolicyReply, render_policy_objects
 
 
-def policy_objects(cluster: Cluster) -> PolicyReply:
-    """Return the policies, with the pods, namespaces and nodes; nothing without policies."""
-    if not any(cluster.all(kind) for kind in POLICY_KINDS):
+def policy_objects(cluster: Cluster, *, always: bool = False) -> PolicyReply:
+    """Return the policies, with the pods, namespaces and nodes.
+
+    always: return the other objects without policies, too; else there are none then.
+    """
+    if not always and not any(cluster.all(kind) for kind in POLICY_KINDS):
         return {"enforced": [], "local_ranges": [], "objects": []}
     return render_policy_objects(cluster, _enforced(cluster), _local_ranges(cluster))
 

@@ -53,7 +53,7 @@ class PolicyReply(TypedDict):
     local_ranges: list[str]
     """Ranges of pods whose source address kube-proxy keeps in traffic to cluster IPs."""
     objects: list[PolicyDocument]
-    """Empty without policies."""
+    """Empty without policies, unless the request has `objects=always`."""
 
 
 class PolicyObjects(Struct, frozen=True):
