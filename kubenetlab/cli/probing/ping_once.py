@@ -318,7 +318,10 @@ def describe_promise(
         if expected is None and is_fine:
             return ""
         if destination.port and destination.service is None and not reason:
-            because = f" about port {destination.port}: ping without a port tests the address"
+            return (
+                f" (Kubernetes does not promise that a program listens on port {destination.port}; "
+                "to test the address alone, ping it without the port)"
+            )
         return f" (Kubernetes promises nothing{because})"
     if not is_fine:
         return f", promised: {expected}" + (f": {'; '.join(policies)}" if policies else "")

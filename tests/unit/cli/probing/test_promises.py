@@ -23,7 +23,8 @@ DENIAL = "NetworkPolicy default/deny isolates default/b for ingress"
             PORT,
             None,
             False,
-            " (Kubernetes promises nothing about port 8080: ping without a port tests the address)",
+            " (Kubernetes does not promise that a program listens on port 8080; "
+            "to test the address alone, ping it without the port)",
         ),
         (SERVICE, "any", True, " (Kubernetes promises nothing)"),
     ],
