@@ -64,9 +64,10 @@ def explain_policy(
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
     location = resolve(read(source, inspected, namespace), inspected).of_version(version)
     report = PolicyReport(client, inspected, location)
-    destinations = look_up(destination, inspected, location, namespace)
+    destinations = look_up(destination, inspected, location, namespace, version)
     if output.is_data:
         print_document(report.as_data(destinations), output)
         return
     report.show(destinations)
-    hint(f"kubenetlab ping {location.title} {shlex.quote(destinations[0].title)}")
+    options = f" -{version}" if version else ""
+    hint(f"kubenetlab ping {location.title} {shlex.quote(destinations[0].title)}{options}")

@@ -102,6 +102,8 @@ KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
 """Kinds that kubectl accepts before a slash."""
 
 _PORT = re.compile(r"(?P<rest>.+):(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
+_PORT_NAME = re.compile(r"[a-z0-9-]{1,15}")
+"""Name of a port; a target has the number."""
 _FAMILY = re.compile(r"(?P<rest>\S+) (?P<family>IPv[46])")
 _FORMS = (
     "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, fabric:, svc:, lb:, "
@@ -144,9 +146,12 @@ class Target(Struct, frozen=True):
     def __str__(self) -> str:
         if self.scheme:
             return f"{self.scheme}://{_host(self, self.scheme)}{self.path}"
-        return with_port(self._without_port, self.port, self.protocol or "") + (
-            f" {self.family}" if self.family else ""
-        )
+        return with_port(self._without_port, self.port, self.protocol or "") + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        """The family after a space, as at the end of the target's text; empty without one."""
+        return f" {self.family}" if self.family else ""
 
     @property
     def _without_port(self) -> str:
@@ -227,7 +232,14 @@ def _parse_without_port(text: str, rest: str, namespace: str | None) -> Target:
             raise UsageError(
                 f'{text}: expected a port from 1 to {MAX_PORT} after the last colon, found "{last}"'
             )
-        raise UsageError(f"{text}: expected {_FORMS}{did_you_mean(prefix, _PREFIXES)}")
+        guess = did_you_mean(prefix, _PREFIXES)
+        if _PORT_NAME.fullmatch(name) and not guess:
+            others = "" if "/" in prefix else f"; or a target of the form {_FORMS}"
+            raise UsageError(
+                f"{text}: expected a port from 1 to {MAX_PORT} after the last colon, "
+                f'found "{name}"{others}'
+            )
+        raise UsageError(f"{text}: expected {_FORMS}{guess}")
     return _prefixed(text, _PREFIXES[prefix], name, namespace or DEFAULT_NAMESPACE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -45,6 +46,61 @@ def test_destinations_are_found_without_name_servers(
     assert (found.title, found.port, found.protocol) == (title, port, protocol)
 
 
+DUAL = world(
+    "---\napiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n"
+    "external: [{name: api.example.com, address: 198.51.100.20}]\n---\n",
+    PODS + service("both", "ipFamilyPolicy: PreferDualStack"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "version"),
+    [
+        ("default/web:8080/TCP IPv6", "default/web:8080/TCP IPv6", 6),
+        ("default/web:8080/TCP IPv4", "default/web:8080/TCP IPv4", 4),
+        ("default/web IPv6", "default/web IPv6", 6),
+        ("default/web/ICMP IPv6", "default/web IPv6", 6),
+        ("svc:both:80/TCP IPv6", "svc:default/both:80/TCP IPv6", 6),
+        ("svc:both/TCP IPv6", "svc:default/both:80/TCP IPv6", 6),
+        ("svc:both", "svc:default/both:80/TCP IPv4", 4),
+    ],
+)
+def test_the_family_of_a_target_selects_the_address(text: str, title: str, version: int) -> None:
+    """Tables and matrices print destinations with it."""
+    (found,) = look_up(text, DUAL.seen, DUAL.places["client"])
+    assert (found.title, ip_address(found.address).version) == (title, version)
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "message"),
+    [
+        ("default/web IPv6", 4, "-4 and IPv6 of default/web IPv6 are mutually exclusive"),
+        ("10.244.1.2:80 IPv6", None, "10.244.1.2 is no IPv6 address"),
+        ("default/web:80/XXX IPv6", None, 'unknown protocol "XXX"'),
+    ],
+)
+def test_contradictory_families_are_refused(text: str, version: int | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        look_up(text, DUAL.seen, DUAL.places["client"], version=version)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("api.example.com:443", "ext:api.example.com:443/TCP"),
+        ("API.example.com./ICMP", "ext:api.example.com"),
+        ("client2", "ext:client2"),
+        ("http://api.example.com/health", "ext:api.example.com:80/TCP"),
+    ],
+)
+def test_names_of_external_hosts_are_destinations(text: str, title: str) -> None:
+    """The DNS servers of the lab answer for them, and `ping` accepts the names."""
+    hosts: Any = [*DUAL.seen["external"], {**DUAL.seen["external"][0], "name": "client2"}]
+    seen: Any = {**DUAL.seen, "external": hosts}
+    (found,) = look_up(text, seen, DUAL.places["client"])
+    assert (found.title, found.address) == (title, "198.51.100.20")
+
+
 def test_a_namespace_of_digits_is_no_port() -> None:
     """The name behind it is no protocol."""
     seen: Any = {
@@ -70,6 +126,8 @@ def test_a_node_port_is_found_at_the_address_of_its_node() -> None:
         ("default/web:80/XXX", 'unknown protocol "XXX"\n  known protocols: ICMP, TCP, UDP, SCTP'),
         ("svc:web:80/tpc", 'unknown protocol "tpc"; did you mean TCP.'),
         ("default/web:80/icmp", "ICMP has no ports; omit :80"),
+        ("default/web:http", 'expected a port from 1 to 65535 after the last colon, found "http"'),
+        ("default/web:http/tcp", 'after the last colon, found "http"'),
         ("svc:web:81", "the Service has no port 81/TCP; it has 80/TCP"),
         ("svc:web/udp", "the Service has no port 80/UDP; it has 80/TCP"),
         ("svc:heads/udp", "no ready endpoint for the request"),

@@ -104,6 +104,9 @@ def test_any_text_is_a_target_or_a_usage_error(text: str) -> None:
     [
         ("svc:web:0", "svc:web:0: expected a port from 1 to 65535, found 0"),
         ("web:70000", "expected a port from 1 to 65535, found 70000"),
+        ("shop/web:http", 'expected a port from 1 to 65535 after the last colon, found "http"'),
+        ("web:http", 'last colon, found "http"; or a target of the form [ns/]pod, deploy:'),
+        ("nod:b", "nod:b: expected [ns/]pod, deploy:"),
         ("svc:web:http", 'expected a port from 1 to 65535 after the last colon, found "http"'),
         ("nod:worker", "did you mean node?"),
         ("ftp://web/", 'the scheme "ftp" is not supported; expected http://NAME[:PORT]/PATH'),
