@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
 from kubenetlab.observe.policies.model import DirectionVerdict, Party, Traffic
-from kubenetlab.observe.policies.rule_matches import entry_can_match
+from kubenetlab.observe.policies.rule_matches import entry_can_match, entry_width
 
 _ENDPOINT: Final = re.compile(r"cilium_lxc (\S+): endpoint (\w+) ")
 _POLICED: Final = re.compile(r"cilium_policed (\w+) (\w+): policies (\w+)")
@@ -65,13 +65,17 @@ def map_entries(
 
 
 def _matching(entries: Sequence[str], start: str, traffic: Traffic) -> list[str]:
-    """Return the entries of a peer for the protocol and port of packets."""
-    return [
-        line
+    """Return the entry of a peer for the protocol and port of packets, if there is one.
+
+    Of several that match, the kernel takes the one with the longest prefix.
+    """
+    matching = {
+        line: ports
         for line in entries
         if line.startswith((f"{start} ", f"{start}:"))
-        and entry_can_match(line[len(start) :].partition(":")[0].strip(), traffic)
-    ]
+        and entry_can_match(ports := line[len(start) :].partition(":")[0].strip(), traffic)
+    }
+    return sorted(matching, key=lambda line: entry_width(matching[line]))[:1]
 
 
 def _policies(lines: Sequence[str], verdict: DirectionVerdict, address: str) -> tuple[str, str]:

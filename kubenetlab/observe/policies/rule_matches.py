@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from kubenetlab.api.containers import MAX_PORT
 from kubenetlab.observe.policies.model import Traffic
 
 _QUOTED: Final = re.compile(r'"[^"]*"')
@@ -32,6 +33,7 @@ _PORTS: Final = (
 _RANGE: Final = re.compile(r"(?P<first>\d+)(?:[-:](?P<last>\d+))?")
 _ENTRY: Final = re.compile(r"(?:(?P<ports>[\d-]+)/)?(?P<name>\w+)")
 """Protocol and ports of an entry of the map cilium_policy: `443/TCP`, `80-87/UDP` or `ICMP`."""
+_ALL_PORTS: Final = MAX_PORT + 1
 _ICMP: Final = frozenset(("icmp", "icmpv6", "ipv6-icmp"))
 _ECHO_REQUESTS: Final = {"ICMP": 8, "ICMPv6": 128}
 """Types of the ICMP messages that open a connection."""
@@ -58,6 +60,20 @@ def entry_can_match(ports: str, traffic: Traffic) -> bool:
         return True
     port = _ECHO_REQUESTS.get(match["name"], traffic.port)
     return _is_of(match["name"], traffic) and _has_port(match["ports"] or f"{port}", port)
+
+
+def entry_width(ports: str) -> int:
+    """Return the number of ports for which an entry of the map cilium_policy is.
+
+    ports: text of the entry between the peer and the verdict.
+    """
+    match = _ENTRY.fullmatch(ports)
+    if match is None:
+        return 2 * _ALL_PORTS  # of all protocols
+    if match["ports"] is None:
+        return _ALL_PORTS
+    first, _, last = match["ports"].partition("-")
+    return int(last or first) - int(first) + 1
 
 
 def _is_of(name: str, traffic: Traffic) -> bool:

@@ -298,6 +298,8 @@ cilium_policy 00000000000000b1 IPv4 ingress identity 300 80-87/SCTP: denied "def
 cilium_policy 00000000000000b1 IPv4 ingress identity 300 UDP: denied "default/p Ingress"
 cilium_policy 00000000000000b1 IPv4 ingress identity 300 8/ICMP: denied "default/p Ingress"
 cilium_policy 00000000000000b1 IPv4 ingress identity 300 3/ICMP: denied "default/p Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 53/UDP: denied "default/q Ingress"
+cilium_policy 00000000000000b1 IPv4 ingress identity 300 84/SCTP: denied "default/q Ingress"
 cilium_policy 00000000000000b1 IPv4 ingress every other identity: denied "default/p Ingress"
 """
 
@@ -306,8 +308,10 @@ cilium_policy 00000000000000b1 IPv4 ingress every other identity: denied "defaul
     ("traffic", "shown"),
     [
         (HTTP, ["80/TCP"]),
-        (DNS, ["UDP"]),
+        (DNS, ["53/UDP"]),
+        (Traffic("UDP", 54), ["UDP"]),
         (PING, ["8/ICMP"]),
+        (Traffic("SCTP", 84), ["84/SCTP"]),
         (Traffic("SCTP", 85), ["80-87/SCTP"]),
         (Traffic("TCP", 443), ["identity"]),
     ],
@@ -315,6 +319,6 @@ cilium_policy 00000000000000b1 IPv4 ingress every other identity: denied "defaul
 def test_map_entries_of_other_protocols_and_ports_are_left_out(
     traffic: Traffic, shown: list[str]
 ) -> None:
-    """Without an entry of the peer, those of every other identity apply."""
+    """The longest prefix counts. Without an entry of the peer, that of every other one applies."""
     _, *found = kernel_rules({"cilium": ENTRIES}, "worker", DENIED, SUBJECT, traffic, [PEER])
     assert [each.rule.partition(": ")[0].split()[-1] for each in found] == shown
