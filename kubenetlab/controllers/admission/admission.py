@@ -226,10 +226,8 @@ class _StagedStore:
             self.made_namespaces.append(obj.namespace)
             self._store(self._with_identity(namespace))
         elif known.is_terminating and self.current(obj) is None:
-            message = (
-                f"unable to create new content in namespace {obj.namespace}"
-                " because it is being terminated"
-            )
+            reason = "because it is being terminated"
+            message = f"unable to create new content in namespace {obj.namespace} {reason}"
             yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
 
     def as_stored(self, obj: Resource, document: JsonMapping) -> tuple[Resource, list[Finding]]:
