@@ -97,6 +97,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/policies": ("policy_probes",),
     "kubenetlab/cli/probing/explain_policy": ("policy_probes", "library_policies"),
     "kubenetlab/cli/probing/policy_report": ("policy_probes", "library_policies"),
+    "kubenetlab/cli/probing/policy_limits": ("cilium_policies", "calico_policies"),
     "kubenetlab/cli/probing/policy_log": ("policy_probes",),
     "kubenetlab/cli/probing/drop_reasons": ("policy_probes",),
     "kubenetlab/kernel/netlink/packet_log": ("policy_probes",),

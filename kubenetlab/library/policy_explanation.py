@@ -105,6 +105,19 @@ class ExplainedEndpoint(Struct, frozen=True):
     """Paths with different verdicts."""
 
 
+class ExplainedLimit(Struct, frozen=True):
+    """Object or field that the lab does not enforce, so that a cluster could decide otherwise."""
+
+    object: str
+    """Kind and name of the object."""
+    path: str
+    """Field of the object; empty for the whole object."""
+    place: str
+    """file:line; empty if unknown."""
+    message: str
+    """Effect in a cluster."""
+
+
 class PolicyExplanation(Struct, frozen=True, kw_only=True):
     """Network policies that decide about a connection, and their rules in the kernel."""
 
@@ -124,6 +137,8 @@ class PolicyExplanation(Struct, frozen=True, kw_only=True):
     """Result for all endpoints."""
     unenforced: tuple[str, ...]
     """Policies that the lab does not enforce; they count only if it enforces none."""
+    could_differ: tuple[ExplainedLimit, ...]
+    """Objects and fields that the lab does not enforce, and that could change the decision."""
     endpoints: tuple[ExplainedEndpoint, ...]
     """One entry for each endpoint of a Service; one for any other destination."""
 

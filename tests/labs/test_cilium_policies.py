@@ -143,6 +143,8 @@ def test_requests_on_layer_7_fail_a_check(lab: Lab) -> None:
     assert {each.partition(" → ")[0] for each in field["affects"]} == {"pod/shop/friend"}
     assert all("shop/web:8080/TCP" in each for each in field["affects"])
     assert "rules.http" in lab.run("ping", "shop/friend", "shop/web", "--tcp", "8080", status=1).out
+    explained = lab.run("explain-policy", "shop/friend", "shop/web:8080", "-o", "json").json
+    assert [each["path"] for each in explained["could_differ"]] == [field["path"]]
     lab.run("ping", "stranger", "shop/web", "--tcp", "8080")
     lab.run("ping", "shop/friend", "shop/web")
     described = lab.run("describe", "ciliumnetworkpolicy", "web", "-n", "shop").out

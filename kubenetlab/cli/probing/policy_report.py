@@ -12,11 +12,18 @@ from kubenetlab.cli.policies import (
     policy_engine,
     policy_objects,
 )
+from kubenetlab.cli.probing.policy_limits import (
+    PolicyLimits,
+    difference,
+    limits_data,
+    show_limits,
+)
 from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, PLACE, WARNING, paint
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
+    from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.destination_lookup import StatedDestination
     from kubenetlab.observe.inspection import Inspection
@@ -67,6 +74,8 @@ class PolicyReport:
         ]
         self._is_hypothetical = len(self._unenforced) == len(self._objects.policies) > 0
         """True if this lab enforces none of its policies."""
+        omitted = (policy.title for policy in self._unenforced)
+        self._limits = PolicyLimits(client, inspected, omitted)
         self._listings: dict[str, Mapping[str, str]] = {}
 
     def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
@@ -74,6 +83,11 @@ class PolicyReport:
 
         explained = [(each, self._explain(each)) for each in destinations]
         endpoints = [endpoint for _, own in explained for endpoint in own]
+        limits = {
+            (each.name, each.message): each
+            for destination, own in explained
+            for each in self._limits_of(destination, own)
+        }
         return {
             "from": self._source.title,
             "to": destinations[0].title,
@@ -83,6 +97,7 @@ class PolicyReport:
             "engine": self._engine,
             "decision": combined(endpoint.decision for endpoint in endpoints),
             "unenforced": [policy.title for policy in self._unenforced],
+            "could_differ": list(limits_data(limits.values())),
             "endpoints": [self._endpoint_data(endpoint) for endpoint in endpoints],
         }
 
@@ -92,9 +107,13 @@ class PolicyReport:
 
         for destination in destinations:
             endpoints = self._explain(destination)
-            text, style = _DECISIONS[combined(endpoint.decision for endpoint in endpoints)]
+            decision = combined(endpoint.decision for endpoint in endpoints)
+            limits = self._limits_of(destination, endpoints)
+            text, style = _DECISIONS[decision]
             if self._is_hypothetical:
                 text, style = f"would be {text}", WARNING
+            elif limits:
+                text, style = f"{text}; {difference(limits, decision)}", WARNING
             address = destination.address
             if destination.port:
                 address = socket_address(address, destination.port)
@@ -109,6 +128,7 @@ class PolicyReport:
                 echo("  the Service has no ready endpoint; its address itself is explained")
             for endpoint in endpoints:
                 self._show_endpoint(endpoint, destination)
+            show_limits(limits, decision)
         self._show_unenforced()
 
     def _show_unenforced(self) -> None:
@@ -134,6 +154,14 @@ class PolicyReport:
             destination.port,
             destination.protocol,
         )
+
+    def _limits_of(
+        self, destination: StatedDestination, endpoints: Sequence[EndpointExplanation]
+    ) -> list[AssessedDiagnostic]:
+        from kubenetlab.observe.policies.verdicts import combined
+
+        decision = combined(endpoint.decision for endpoint in endpoints)
+        return self._limits.of(self._source, destination, decision)
 
     def _show_endpoint(self, endpoint: EndpointExplanation, destination: StatedDestination) -> None:
         from kubenetlab.names import socket_address

@@ -98,6 +98,15 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
         "unenforced": [
             "text: policies that the lab does not enforce; they count only if it enforces none"
         ],
+        "could_differ": [
+            {
+                "object": "text: kind and name of an object because of which the decision of a "
+                "cluster could differ",
+                "path": "text: field of the object; empty for the whole object",
+                "place": "text: file:line; empty if unknown",
+                "message": "text: effect in a cluster",
+            }
+        ],
         "endpoints": [
             {
                 "address": "text",

@@ -36,3 +36,92 @@ def test_pods_of_a_lab_without_policies_are_no_nodes(
         f"ingress of default/{'far' if 'far' in destination else 'web'}: no policy isolates it",
     ]
     assert not any("always reaches" in line or "sees" in line for line in lines)
+
+
+CILIUM = """
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+networking: {cni: cilium}
+external: [{name: api.example.com, address: 198.51.100.20}]
+---
+"""
+LIMITED = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    toPorts:
+    - ports: [{port: "8080", protocol: TCP}]
+      rules: {http: [{method: GET, path: /public}]}
+    - ports: [{port: "9090", protocol: TCP}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: client}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toEntities: [cluster]
+  - toFQDNs: [{matchName: api.example.com}]
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "text", "path"),
+    [
+        ("client", "default/web:8080", "allowed; could be denied", ".toPorts[0].rules.http"),
+        ("client", "svc:web", "allowed; could be denied", ".toPorts[0].rules.http"),
+        ("client", "default/web:9090", "allowed", ""),
+        ("far", "default/web:8080", "denied", ""),
+        ("client", "api.example.com:443", "allowed; could be denied", "egress[1].toFQDNs"),
+        ("client", "198.51.100.10:443", "denied", ""),
+    ],
+)
+def test_a_rule_about_requests_or_names_could_deny_in_a_cluster(
+    source: str, destination: str, text: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Connections that its rule does not allow have a certain verdict."""
+    manifests = CILIUM + PODS + LIMITED
+    own = report(manifests, f"default/{source}", destination)
+    first, *lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if " in a cluster: " in line]
+    seen = inspected(lab_of(manifests))
+    place = next(each for each in places(seen) if each.title == f"default/{source}")
+    data = own.as_data(look_up(destination, seen, place))
+    limits = data["could_differ"]
+    if not path:
+        assert first.endswith(f": {text}")
+        assert (shown, limits) == ([], [])
+        return
+    assert first.endswith(f": {text} in a cluster")
+    (line,) = shown
+    (limit,) = limits
+    assert limit["path"].endswith(path)
+    assert limit["place"] == f"test.yaml:{limit['place'].rpartition(':')[2]}"
+    assert f"{limit['object']}: {limit['path']} ({limit['place']}): {limit['message']}" in line
+
+
+def test_a_rule_about_requests_that_is_left_out_could_allow_in_a_cluster(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The lab leaves out rules of Calico about HTTP requests."""
+    manifests = CILIUM.replace("cilium", "calico") + PODS + CALICO
+    report(manifests, "default/client", "default/web:8080")
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith(": denied; could be allowed in a cluster")
+    assert "could be allowed in a cluster: " in lines[-1]
+    report(manifests, "default/client", "default/far:8080")
+    assert capsys.readouterr().out.splitlines()[0].endswith(": allowed")
+
+
+CALICO = """
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: web}
+spec: {selector: app == 'web', ingress: [{action: Allow, http: {methods: [GET]}}]}
+---
+"""
