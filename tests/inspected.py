@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,8 +48,13 @@ def verdicts(cluster: Cluster) -> PolicyVerdicts:
 class PolicyClient:
     """Client of a lab with these objects, whose nodes have one listing of nftables."""
 
-    def __init__(self, cluster: Cluster, listing: str = "") -> None:
+    def __init__(self, cluster: Cluster, listing: str = "", differing: Sequence[str] = ()) -> None:
+        """Prepare the replies.
+
+        differing: network namespaces in which the kernel differs from the desired state.
+        """
         self._cluster = cluster
+        self._differing = differing
         self._listing = listing
 
     def inspect(self) -> Inspection:
@@ -68,6 +74,8 @@ class PolicyClient:
             always = query.get("objects") == "always"
             reply = policy_objects(self._cluster, always=always)
             return msgspec.json.decode(msgspec.json.encode(reply))
+        if path.endswith("/diff"):
+            return {"changes": [{"netns": netns} for netns in self._differing]}
         assert path.endswith("/detail")
         assert query["netns"].startswith("node/")
         return {"listings": {"nftables": self._listing}}

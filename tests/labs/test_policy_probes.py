@@ -122,6 +122,30 @@ def test_an_explanation_shows_policies_places_and_the_rules_in_the_kernel(
     assert lab.run("explain-policy", "far", "nope", status=2).err
 
 
+@pytest.mark.parametrize(
+    ("engine", "flush"),
+    [
+        ("nftables", "nft delete table ip network-policy"),
+        ("iptables", "iptables -F; iptables -X"),
+    ],
+)
+def test_rules_that_are_missing_in_the_kernel_are_reported(
+    lab: Lab, engine: str, flush: str
+) -> None:
+    """At both ends; the next step is the command that lists the differences."""
+    cluster = CLUSTER.replace("dual", "ipv4").replace("nodes:", "drift: keep\nnodes:", 1)
+    lab.up(cluster + PODS + POLICIES, "--policy", engine)
+    pairs = (("client", "default/web:8080"), ("agent", "default/web"), ("far", "default/client"))
+    for pair in pairs:
+        assert "not in the kernel" not in lab.run("explain-policy", *pair).out
+    for node in ("worker", "worker2"):
+        lab.run("exec", f"node:{node}", "--", "sh", "-c", flush)
+    for pair in pairs:
+        result = lab.run("explain-policy", *pair)
+        assert "the rule is not in the kernel (kubenetlab diff)" in result.out
+        assert result.err.startswith("next: kubenetlab diff ")
+
+
 def test_policies_without_an_engine_are_explained_as_not_enforced(lab: Lab) -> None:
     lab.up(CLUSTER + PODS + POLICIES, "--policy", "none")
     text = lab.run("explain-policy", "far", "default/web").out

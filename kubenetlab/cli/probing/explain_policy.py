@@ -69,5 +69,8 @@ def explain_policy(
         print_document(report.as_data(destinations), output)
         return
     report.show(destinations)
+    if report.has_missing_rules:
+        hint("kubenetlab diff")
+        return
     options = f" -{version}" if version else ""
     hint(f"kubenetlab ping {location.title} {shlex.quote(destinations[0].title)}{options}")

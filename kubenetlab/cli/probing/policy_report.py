@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonObject
@@ -77,6 +78,8 @@ class PolicyReport:
         omitted = (policy.title for policy in self._unenforced)
         self._limits = PolicyLimits(client, inspected, omitted)
         self._listings: dict[str, Mapping[str, str]] = {}
+        self.has_missing_rules = False
+        """True if the kernel of a node lacks rules that decide about an explained connection."""
 
     def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
         from kubenetlab.observe.policies.verdicts import combined
@@ -225,6 +228,10 @@ class PolicyReport:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
         if len(lines) > _MAX_KERNEL_RULES:
             yield f"  … and {len(lines) - _MAX_KERNEL_RULES} more rules in the kernel"
+        if self._is_missing(subject, lines):
+            yield "  " + paint(
+                f"{subject.node}: the rule is not in the kernel (kubenetlab diff)", BAD
+            )
         yield from self._outdated_lines(subject)
 
     def _outdated_lines(self, subject: Party) -> Iterator[str]:
@@ -262,10 +269,13 @@ class PolicyReport:
     ) -> JsonObject:
         from kubenetlab.observe.policies.model import named_policy
 
+        lines = self._kernel_rules(verdict, subject, traffic, peers)
+        is_decided = bool(verdict.isolated_by or verdict.decided_by)
         return {
             "end": self._party_data(subject),
             "allowed": verdict.is_allowed,
             "outdated": subject.node in self._outdated,
+            "missing": is_decided and self._is_missing(subject, lines),
             "stage": verdict.decided_in,
             "isolated_by": [
                 {
@@ -289,8 +299,7 @@ class PolicyReport:
                 for rule in verdict.decided_by
             ],
             "kernel": [
-                {"node": line.node, "chain": line.chain, "rule": line.rule}
-                for line in self._kernel_rules(verdict, subject, traffic, peers)
+                {"node": line.node, "chain": line.chain, "rule": line.rule} for line in lines
             ],
         }
 
@@ -343,6 +352,25 @@ class PolicyReport:
             self._listings[subject.node] = detail["listings"]
         listings = self._listings[subject.node]
         return kernel_rules(listings, subject.node, verdict, subject, traffic, peers)
+
+    def _is_missing(self, subject: Party, rules: Sequence[KernelRule]) -> bool:
+        """Return True if the subject's node lacks the rules of its policies, which decide.
+
+        Then no rule was found, and the node differs from the desired state.
+        """
+        if rules or not self._enforced or not self._verdicts.paths.is_subject(subject):
+            return False
+        if subject.node in self._outdated or self._is_hypothetical:
+            return False
+        is_missing = self._nodes.get(subject.node) in self._differing
+        self.has_missing_rules |= is_missing
+        return is_missing
+
+    @cached_property
+    def _differing(self) -> frozenset[str]:
+        """Network namespaces in which the kernel differs from the desired state."""
+        report: JsonObject = self._client.get(f"{LAB_API}/diff")
+        return frozenset(change["netns"] for change in report["changes"])
 
 
 def _rule_text(rule: RuleReference) -> str:

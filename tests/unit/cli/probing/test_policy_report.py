@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -11,15 +12,17 @@ from kubenetlab.lab.client import Client
 from kubenetlab.observe.destination_lookup import look_up
 from kubenetlab.observe.targets.locations import places
 from tests.inspected import PolicyClient, inspected
-from tests.unit.observe.policies.worlds import PODS, lab_of, pod
+from tests.unit.observe.policies.worlds import DENY, FROM_CLIENT, PODS, lab_of, pod
 
 
-def report(manifests: str, source: str, destination: str, listing: str = "") -> PolicyReport:
+def report(
+    manifests: str, source: str, destination: str, differing: Sequence[str] = ()
+) -> PolicyReport:
     """Print the explanation of a connection, and return the report."""
     cluster = lab_of(manifests)
     seen = inspected(cluster)
     place = next(each for each in places(seen) if each.title == source)
-    result = PolicyReport(cast(Client, PolicyClient(cluster, listing)), seen, place)
+    result = PolicyReport(cast(Client, PolicyClient(cluster, "", differing)), seen, place)
     result.show(look_up(destination, seen, place))
     return result
 
@@ -36,6 +39,23 @@ def test_pods_of_a_lab_without_policies_are_no_nodes(
         f"ingress of default/{'far' if 'far' in destination else 'web'}: no policy isolates it",
     ]
     assert not any("always reaches" in line or "sees" in line for line in lines)
+
+
+@pytest.mark.parametrize("policies", [DENY, FROM_CLIENT])
+def test_rules_that_the_kernel_lacks_are_reported(
+    policies: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only if the node of the isolated pod differs from the desired state."""
+    lacking = "worker: the rule is not in the kernel (kubenetlab diff)"
+    own = report(PODS + policies, "default/client", "default/web:8080", ["node/worker"])
+    assert own.has_missing_rules
+    assert capsys.readouterr().out.count(lacking) == 1
+    for differing in ((), ("node/worker2", "pod/default/web/1")):
+        other = report(PODS + policies, "default/client", "default/web:8080", differing)
+        assert not other.has_missing_rules
+        assert lacking not in capsys.readouterr().out
+    free = report(PODS + policies, "default/web", "default/client", ["node/worker"])
+    assert not free.has_missing_rules
 
 
 CILIUM = """
