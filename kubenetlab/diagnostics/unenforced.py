@@ -85,7 +85,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,
-            qualified_kind(document),
+            kind.kind if kind is not None else qualified_kind(document),
             meta.get("namespace", ""),
             meta["name"],
             (),

@@ -218,7 +218,7 @@ def test_other_cni_modes_do_not_enforce_the_kinds(lab: Lab) -> None:
     """Nothing is dropped; `up`, `describe` and `check` say why."""
     deny = policy("db", "{selector: app == 'db', ingress: [{action: Deny}]}", "shop")
     shown = lab.up(CLUSTER.replace("dual, cni: calico", "ipv4") + PODS + deny).err
-    assert "NetworkPolicy.projectcalico.org shop/db" in shown
+    assert "CalicoNetworkPolicy shop/db" in shown
     assert reached(lab, "default/other") == [True]
     described = lab.run("describe", "networkpolicy.projectcalico.org", "db", "-n", "shop").out
     assert re.search(r"Enforced By: +nothing; only calico knows", described)

@@ -35,7 +35,10 @@ _EXACT_KINDS: Final = (*POLICY_KINDS, *POLICY_GROUP_KINDS)
 
 
 def title_of(value: JsonMapping) -> str:
-    """Return `Kind namespace/name` of a document, without the parts that it lacks."""
+    """Return `Kind namespace/name` of a document, without the parts that it lacks.
+
+    The kind is that of listings: `CalicoNetworkPolicy` for a NetworkPolicy of Calico.
+    """
     meta = value.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     name = meta.get("name") or value.get("name") or ""
@@ -43,11 +46,8 @@ def title_of(value: JsonMapping) -> str:
     namespace = meta.get("namespace") or (
         "default" if name and (type_ is None or type_.is_namespaced) else ""
     )
-    return (
-        f"{value.get('kind', 'object')} {namespace}/{name}"
-        if namespace and name
-        else f"{value.get('kind', 'object')} {name}".strip()
-    )
+    kind = type_.kind if type_ is not None else value.get("kind", "object")
+    return f"{kind} {namespace}/{name}" if namespace and name else f"{kind} {name}".strip()
 
 
 def unknown_kind_hints(api_version: str, kind: str) -> tuple[str, ...] | None:

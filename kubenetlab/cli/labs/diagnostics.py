@@ -66,13 +66,23 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
     kinds: words of --allow-unmodelled, each the name of a kind whose objects need no enforcement.
     undeclared: True with --allow-undeclared.
     """
+    from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.input.selection import is_kind_name
     from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED
 
     if diagnostic.code in ADVICE:
         return True
     if diagnostic.code == NOT_ENFORCED:
-        return any(is_kind_name(diagnostic.kind.partition(".")[0], word) for word in kinds or ())
+        served = find_kind(diagnostic.kind)
+        names = {
+            diagnostic.kind.partition(".")[0],
+            *(() if served is None else (served.document_kind(),)),
+        }
+        return any(
+            is_kind_name(name, word) or (served is not None and find_kind(word) is served)
+            for word in kinds or ()
+            for name in names
+        )
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.api.kinds import qualified_kind
+from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics import Diagnostic, diagnose
 from kubenetlab.lab.machine import decisions
@@ -28,9 +28,10 @@ def refusing(
     if not codes:
         return []
     applied = {
-        (qualified_kind(document), document["metadata"]["name"])
+        (kind, document["metadata"]["name"])
         for document in documents
         if "metadata" in document
+        for kind in _names_of_kind(document)
     }
     known = {
         (entry.code, entry.title, entry.path)
@@ -46,6 +47,12 @@ def refusing(
         )
     ]
     return _rendered(after, refusing)
+
+
+def _names_of_kind(document: JsonMapping) -> tuple[str, ...]:
+    """Return the names that diagnostics may have for the kind of a document."""
+    kind = writable(document)
+    return (qualified_kind(document), *(() if kind is None else (kind.kind,)))
 
 
 def _rendered(cluster: Cluster, entries: Iterable[Diagnostic]) -> list[JsonObject]:

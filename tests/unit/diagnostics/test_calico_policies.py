@@ -36,7 +36,7 @@ def unenforced(
 def test_other_cni_modes_report_the_policy(kind: str) -> None:
     """It concerns the connections of its pods, in the directions that it has."""
     (diagnostic,) = unenforced(f"{{selector: all(), {DENY}}}", kind, cluster=BRIDGE)
-    assert diagnostic.kind == f"{kind}.projectcalico.org"
+    assert diagnostic.kind == ("CalicoNetworkPolicy" if kind == "NetworkPolicy" else kind)
     assert diagnostic.path == ()
     assert diagnostic.hints == (
         "only calico knows this kind; kubenetlab up --cni calico enforces it",
