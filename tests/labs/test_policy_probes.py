@@ -377,7 +377,7 @@ def test_ports_on_which_nothing_listens_are_checked(
     lab.run("check", "--generate", str(table))
     rows = table.read_text().splitlines()
     assert "- {from: default/client, to: default/web, port: 5432, expect: reject}" in rows
-    assert "- {from: default/far, to: default/web, port: 5432, expect: deny}" in rows
+    assert "- {from: default/far, to: default/web, port: 5432, expect: drop}" in rows
     everyone = '"each:Namespace/default"'
     assert f'- {{from: {everyone}, to: "ext:api", port: 443, expect: allow}}' in rows
     assert lab.run("check", str(table)).out.endswith("hold\n")
@@ -385,3 +385,6 @@ def test_ports_on_which_nothing_listens_are_checked(
         lab.run("exec", "node:worker", "--", "nft", "flush", "ruleset")
         fails = lab.run("check", status=1).out
         assert "default/web:5432/TCP: expected nothing, found refused" in fails
+    lab.run("delete", "netpol", "ports", "internet")
+    fails = lab.run("check", str(table), status=1).out
+    assert "default/far → default/web:5432/TCP: expected drop, found refused" in fails

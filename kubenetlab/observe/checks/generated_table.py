@@ -11,20 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, NamedTuple
 
+from kubenetlab.observe.checks.row_groups import Groups, Pair, row_text
 from kubenetlab.observe.checks.truth_table import Expected
-from kubenetlab.observe.expect import ServiceTarget
+from kubenetlab.observe.expect import ClusterFacts, Destination, ServiceTarget, facts_of
 from kubenetlab.observe.matrix import Cell
 from kubenetlab.observe.pod_ports import HostPort, PodPort, is_served
 from kubenetlab.observe.targets.grammar import pod_title
-from kubenetlab.observe.targets.locations import Location
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
 
 _PODS, _SERVICES, _HOSTS = range(3)
 """Order of the destinations."""
-_Pair = tuple[str, str]
-"""Titles of source and destination."""
 
 
 class _Port(NamedTuple):
@@ -37,71 +35,19 @@ class _Port(NamedTuple):
     protocol: str
 
 
-class _Groups:
-    """Groups of pods that can share a row."""
-
-    def __init__(self, seen: Inspection, cells: Sequence[Cell]) -> None:
-        self._system = seen["system_namespaces"]
-        self._group: dict[str, str] = {}
-        """Title of a pod → group."""
-        self._namespace: dict[str, str] = {}
-        """Title of a pod → namespace."""
-        for pod in seen["pods"]:
-            title = pod_title(pod["namespace"], pod["name"])
-            kind, _, name = (pod["workload"] or "").partition("/")
-            self._group[title] = f"each:{kind}/{pod['namespace']}/{name}" if name else title
-            self._namespace[title] = pod["namespace"]
-
-        self._members: dict[str, dict[str, None]] = {}
-        """Group → titles of the sources in it."""
-        self._groups_in: dict[str, set[str]] = {}
-        """Namespace → groups of the sources in it."""
-        titles = dict.fromkeys(cell.source.title for cell in cells if self.is_included(cell.source))
-        for title in titles:
-            group = self.of(title)
-            self._members.setdefault(group, {})[title] = None
-            self._groups_in.setdefault(self.namespace_of(title), set()).add(group)
-
-    def are_all(self, namespace: str, groups: Iterable[str]) -> bool:
-        """Return True if groups are all those of a namespace."""
-        return self._groups_in.get(namespace, set()) <= set(groups)
-
-    def have_all(self, source: str, destination: str, pairs: AbstractSet[_Pair]) -> bool:
-        """Return True if all connections between two groups are among some pairs."""
-        return all(
-            (first, second) in pairs
-            for first in self._members.get(source, (source,))
-            for second in self._members.get(destination, (destination,))
-            if first != second
-        )
-
-    def is_included(self, place: Location) -> bool:
-        """Return True for the pods of users and for external hosts."""
-        if place.kind == "pod":
-            return not place.is_host_network and place.namespace not in self._system
-        return place.kind == "ext"
-
-    def of(self, title: str) -> str:
-        return self._group.get(title, title)
-
-    def namespace_of(self, title: str) -> str:
-        """Return the namespace of a pod; empty for a host."""
-        return self._namespace.get(title, "")
-
-
 def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
     """Return the text of a table that holds now.
 
     cells: cells of a matrix with the ports of pods. name: name of the table.
     """
-    groups = _Groups(seen, cells)
+    groups, facts = Groups(seen, cells), facts_of(seen)
     used = [cell for cell in cells if groups.is_included(cell.source)]
     connectable = {
         pod_title(cell.destination.namespace, cell.destination.name)
         for cell in used
         if isinstance(cell.destination, PodPort) and cell.destination.is_served
     }
-    results: dict[_Port, dict[str, dict[_Pair, Expected]]] = {}
+    results: dict[_Port, dict[str, dict[Pair, Expected]]] = {}
     varying: dict[str, int] = {}
     for cell in used:
         entry = _destination(cell, groups, connectable)
@@ -111,7 +57,7 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
         if cell.expected == "any" and isinstance(cell.destination, ServiceTarget):
             varying[title] = varying.get(title, 0) + 1
         elif title != cell.source.title and cell.results[0][1].outcome != "not testable":
-            expected = _expected(cell)
+            expected = _expected(cell, facts)
             pairs = results.setdefault(port, {}).setdefault(family, {})
             pairs[cell.source.title, title] = expected
     lines = [
@@ -142,26 +88,40 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _expected(cell: Cell) -> Expected:
+def _expected(cell: Cell, facts: ClusterFacts) -> Expected:
     """Return what a row expects so that it holds now.
 
-    It is `reject` only where policies allow connections to a port on which nothing listens: other
-    hosts may limit the rate of the ICMP errors by which they refuse.
+    Where nothing listens, a refusal must not hold in place of a denial by policies, nor the other
+    way round. Elsewhere, an answer differs from both, and other hosts may limit the rate of the
+    ICMP errors by which they refuse.
     """
     outcome, port = cell.results[0][1].outcome, cell.destination
     if outcome == "answer":
         return "allow"
-    return "reject" if not is_served(port) and outcome == "refused" else "deny"
+    if not is_served(port) and outcome == "refused":
+        return "reject"
+    is_denied = cell.source.kind == "pod" and cell.expected == "nothing" and outcome == "silence"
+    return "drop" if is_denied and not _is_answered(port, facts) else "deny"
+
+
+def _is_answered(destination: Destination, facts: ClusterFacts) -> bool:
+    """Return True if packets that reach a destination get an answer, or if they have no route."""
+    if isinstance(destination, HostPort) or not isinstance(destination, ServiceTarget):
+        return is_served(destination)
+    return not destination.is_proxied or any(
+        (destination.protocol, port) in facts.listening.get(address, ())
+        for address, port in destination.endpoints
+    )
 
 
 def _destination(
-    cell: Cell, groups: _Groups, connectable: AbstractSet[str]
+    cell: Cell, groups: Groups, connectable: AbstractSet[str]
 ) -> tuple[_Port, str, str] | None:
     """Return destination, title and family of a cell; None if it gets no row."""
     destination = cell.destination
     if isinstance(destination, PodPort):
         title = pod_title(destination.namespace, destination.name)
-        if groups.namespace_of(title) in groups._system:
+        if groups.namespace_of(title) in groups.system:
             return None
         port = _Port(_PODS, groups.of(title), destination.port, destination.protocol)
         return port, title, destination.family
@@ -181,11 +141,11 @@ def _destination(
 
 
 def _rows(
-    port: _Port, family: str, pairs: Mapping[_Pair, Expected], groups: _Groups
+    port: _Port, family: str, pairs: Mapping[Pair, Expected], groups: Groups
 ) -> Iterator[str]:
     """Yield the rows to one destination, those of whole namespaces first."""
     rows: dict[tuple[str, str], Expected] = {}
-    by_group: dict[str, dict[_Pair, Expected]] = {}
+    by_group: dict[str, dict[Pair, Expected]] = {}
     for pair, expected in pairs.items():
         by_group.setdefault(groups.of(pair[0]), {})[pair] = expected
     by_namespace: dict[str, list[str]] = {}
@@ -209,12 +169,7 @@ def _rows(
             own = by_group[source]
             rows |= _split(source, port.group, own) if is_complete[source] else own
     for (source, destination), expected in sorted(rows.items(), key=_row_order):
-        fields = {"from": source, "to": destination}
-        text = ", ".join(f"{key}: {_scalar(value)}" for key, value in fields.items())
-        text += f", port: {port.number}" if port.number else ""
-        text += f", protocol: {port.protocol}" if port.protocol != "TCP" else ""
-        text += f", family: {family}" if family else ""
-        yield f"- {{{text}, expect: {expected}}}"
+        yield row_text((source, destination), port.number, port.protocol, family, expected)
 
 
 def _can_share(
@@ -222,7 +177,7 @@ def _can_share(
     sources: Sequence[str],
     values: Iterable[Expected],
     port: _Port,
-    groups: _Groups,
+    groups: Groups,
 ) -> bool:
     """Return True if all pods of a namespace can be the source of one row.
 
@@ -239,11 +194,11 @@ def _can_share(
     return not is_to_itself or distinct == {"allow"}
 
 
-def _split(source: str, destination: str, pairs: Mapping[_Pair, Expected]) -> dict[_Pair, Expected]:
+def _split(source: str, destination: str, pairs: Mapping[Pair, Expected]) -> dict[Pair, Expected]:
     """Return the fewest rows between two groups: of the groups, of one pod and a group, or pods."""
     if len(set(pairs.values())) == 1:
         return {(source, destination): next(iter(pairs.values()))}
-    rows: dict[_Pair, Expected] = {}
+    rows: dict[Pair, Expected] = {}
     for title in dict.fromkeys(pair[0] for pair in pairs):
         own = {pair: value for pair, value in pairs.items() if pair[0] == title}
         if len(set(own.values())) == 1:
@@ -253,11 +208,6 @@ def _split(source: str, destination: str, pairs: Mapping[_Pair, Expected]) -> di
     return rows
 
 
-def _row_order(row: tuple[_Pair, Expected]) -> tuple[bool, _Pair]:
+def _row_order(row: tuple[Pair, Expected]) -> tuple[bool, Pair]:
     (source, destination), _ = row
     return not source.startswith("each:Namespace/"), (source, destination)
-
-
-def _scalar(text: str) -> str:
-    """Return a target as a YAML scalar, in quotes if it has a colon."""
-    return json.dumps(text) if ":" in text else text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from kubenetlab.observe.checks.generated_table import generated_table
 from kubenetlab.observe.matrix import Cell
-from kubenetlab.observe.pod_ports import host_port
+from kubenetlab.observe.pod_ports import PodPort, host_port
 from kubenetlab.observe.prober import Result
 from tests.unit.observe.policies.worlds import PODS, World, world
 
@@ -61,3 +63,31 @@ def test_a_port_that_was_probed_in_one_family_has_a_row_for_this_family() -> Non
         f"{row}80, expect: reject}}",
         f"{row}443, family: IPv6, expect: reject}}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("title", "is_served", "expected"),
+    [
+        ("web:9999/TCP", False, "drop"),
+        ("web:8080/TCP", True, "deny"),
+        ("svc:none", True, "drop"),
+        ("svc:web", True, "deny"),
+    ],
+)
+def test_a_refusal_is_no_denial_where_nothing_listens(
+    title: str, is_served: bool, expected: str
+) -> None:
+    """Without policies, the kernel refuses such a connection. Elsewhere, it would be answered."""
+    web = LAB.places["web"]
+    port = int(title.partition(":")[2].partition("/")[0]) if "/" in title else 0
+    destination = LAB.services.get(title) or PodPort(
+        "default", "web", web.address, port, "TCP", ((web.address, port),), is_served=is_served
+    )
+    silent = ((web.address, Result("silence")),)
+    cells = [Cell(LAB.places["far"], destination, "nothing", silent)]
+    (row,) = [
+        line
+        for line in generated_table(cells, LAB.seen, "lab").splitlines()
+        if line.startswith("- ")
+    ]
+    assert row.endswith(f"expect: {expected}}}")
