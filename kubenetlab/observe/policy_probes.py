@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -35,6 +35,8 @@ If there are more, one pair of two nodes stands for all pairs that the policies 
 """
 
 _Port = PodPort | HostPort
+_SSH: Final = 22
+_DNS: Final = 53
 
 
 class _Destination(Struct, frozen=True):
@@ -98,6 +100,87 @@ def policy_probes(
     return PolicyProbes(result, left_out)
 
 
+class ClosedPort(NamedTuple):
+    """A port that policies deny to a source, although no policy names it."""
+
+    source: Location
+    port: _Port
+    is_telling: bool
+    """True if the port is likely to be opened for this source by a change of policies."""
+
+
+def closed_ports(
+    sources: Sequence[Location], seen: Inspection, policies: PolicyVerdicts
+) -> list[ClosedPort]:
+    """Return ports that policies deny, although no policy names them and nothing listens there.
+
+    They become open when policies stop to isolate a destination, when a rule loses its ports, and
+    by most additions of a port or a range. Pods of the system are not among the destinations.
+    """
+    ports = PolicyPorts(policies.objects.cluster)
+    destinations = [
+        each
+        for each in (*_pods(seen, policies, ports), *_hosts(seen))
+        if each.port.namespace not in seen["system_namespaces"]
+    ]
+    return [
+        closed
+        for source in sources
+        for destination in destinations
+        for closed in _closed(
+            source,
+            ports.of(f"{source.namespace}/{source.name}", "Egress"),
+            destination,
+            policies,
+        )
+    ]
+
+
+def _closed(
+    source: Location, rules: RulePorts, destination: _Destination, policies: PolicyVerdicts
+) -> Iterator[ClosedPort]:
+    """Yield a few ports of a destination that are closed for a source.
+
+    They are the port of SSH, the ones after those that rules name, and the same numbers in the
+    other one of TCP and UDP; at least one for each of both.
+    rules: ports in the rules of policies for connections from the source.
+    """
+    is_isolated = rules.has_policies or destination.rules.has_policies
+    if not is_isolated or not _is_probed(source, destination.port):
+        return
+    address = destination.port.address
+    numbers = _numbers(source, rules, destination, policies, has_beside=False)
+    named = dict.fromkeys(numbers)
+    known = rules.ranges | destination.rules.ranges
+    taken = {*named, *destination.served}
+
+    def is_denied(protocol: Protocol, number: int) -> bool:
+        return policies.decision(source, address, number, protocol) == "denied"
+
+    def is_free(protocol: Protocol, number: int) -> bool:
+        return (
+            0 < number <= MAX_PORT
+            and (protocol, number) not in taken
+            and not any(
+                each.protocol == protocol and each.first <= number <= each.last for each in known
+            )
+        )
+
+    lowest = min((port for protocol, port in destination.served if protocol == "TCP"), default=_DNS)
+    candidates: dict[tuple[Protocol, int], bool] = {("TCP", _SSH): True}
+    for protocol, number in sorted(named):
+        if protocol != "SCTP":
+            is_telling = not is_denied(protocol, number)
+            other: Protocol = "UDP" if protocol == "TCP" else "TCP"
+            for each in ((protocol, number + 1), (other, number)):
+                candidates[each] = candidates.get(each, False) or is_telling
+    if not any(protocol == "UDP" and is_free(protocol, port) for protocol, port in candidates):
+        candidates["UDP", lowest] = True
+    for (protocol, number), is_telling in candidates.items():
+        if is_free(protocol, number) and is_denied(protocol, number):
+            yield ClosedPort(source, _with_port(destination.port, protocol, number), is_telling)
+
+
 def _pods(seen: Inspection, policies: PolicyVerdicts, ports: PolicyPorts) -> Iterator[_Destination]:
     """Yield the running pods with a network of their own, once for each address."""
     for entry in seen["pods"]:
@@ -155,11 +238,17 @@ def _is_probed(source: Location, port: _Port) -> bool:
 
 
 def _numbers(
-    source: Location, rules: RulePorts, destination: _Destination, policies: PolicyVerdicts
+    source: Location,
+    rules: RulePorts,
+    destination: _Destination,
+    policies: PolicyVerdicts,
+    *,
+    has_beside: bool = True,
 ) -> Iterator[tuple[Protocol, int]]:
     """Yield protocol and number of the ports to probe, also of those on which something listens.
 
     rules: ports in the rules of policies for connections from the source.
+    has_beside: also yield the port beside each range.
     """
     known = rules.ranges | destination.rules.ranges
     for each in known:
@@ -170,7 +259,7 @@ def _numbers(
             if each.last != each.first:
                 yield each.protocol, each.last
                 beside = each.last + 1 if each.last < MAX_PORT else each.first - 1
-                if beside:
+                if beside and has_beside:
                     yield each.protocol, beside
     names = rules.names | destination.rules.names
     yield from (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.clusters import ONE_NODE, deployment, pod, replaced, service
 from tests.labs.lab import Lab, run
 
@@ -76,6 +78,31 @@ def test_a_generated_table_holds_and_fails_after_a_change(lab: Lab, tmp_path: Pa
     assert "--generate tests no table" in (
         lab.run("check", str(file), "--generate", "-", status=2).err
     )
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "from: [{podSelector: {}}]",
+        "from: [{podSelector: {}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]",
+        "from: [{podSelector: {}}], ports: [{port: 8080, endPort: 8090}]",
+        "from: [{podSelector: {}}], ports: [{port: 8080}]}, "
+        "{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 22}]",
+    ],
+    ids=["all ports", "a port of UDP", "a range", "SSH for all"],
+)
+def test_a_generated_table_fails_when_policies_are_opened(
+    lab: Lab, tmp_path: Path, opened: str
+) -> None:
+    """No program listens on the ports that are opened, so that connections are refused."""
+    before = "from: [{podSelector: {}}]"
+    policy = replaced(ISOLATED, (before, f"{before}, ports: [{{port: 8080}}]"))
+    lab.up(SHOP + ONE_NODE + pod("client") + CALLER + IN_SHOP + policy)
+    file = tmp_path / "expect.yaml"
+    lab.run("check", "--generate", str(file))
+    assert lab.run("check", str(file)).out.endswith("hold\n")
+    lab.apply(replaced(ISOLATED, (before, opened)))
+    assert "expected drop, found " in lab.run("check", str(file), status=1).out
 
 
 def test_undecided_connections_are_counted(lab: Lab) -> None:

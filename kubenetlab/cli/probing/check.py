@@ -200,6 +200,7 @@ def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     from kubenetlab.cli.probing.check_report import refuse_unwritable
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import select_lab
+    from kubenetlab.observe.checks.closed_ports import ClosedPorts, probe_closed_ports
     from kubenetlab.observe.checks.generated_table import generated_table
     from kubenetlab.observe.pod_ports import is_served
     from kubenetlab.observe.probe_sockets import NO_SCTP
@@ -207,16 +208,21 @@ def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     if file != "-":
         refuse_unwritable("--generate", file)
     client = select_lab(lab)
-    matrix, inspected, _ = probe_everything(client, deadline_s)
+    matrix, inspected, policies = probe_everything(client, deadline_s)
     cells = matrix.cells
+    closed = ClosedPorts()
+    if policies is not None:
+        closed = probe_closed_ports(matrix.sources, inspected, policies, deadline_s)
     if matrix.is_sampled:
         cells = tuple(cell for cell in cells if is_served(cell.destination))
         note("the table lacks ports on which nothing listens: policies name too many for all pods")
-    text = generated_table(cells, inspected, client.lab)
+    elif closed.are_left_out:
+        note("the table lacks ports that no policy names: there are too many for all pods")
+    text = generated_table((*cells, *closed.others), inspected, client.lab, closed.silent)
     untested = len(matrix.untested)
     if untested:
         note(f"{untested} connections are not testable, and not in the table: {NO_SCTP}")
-    if count := len(matrix.faults) - untested:
+    if count := len(matrix.faults) - untested + len(closed.others):
         note(f"{count} connections are not as Kubernetes promises; the table has them as they are")
     if file == "-":
         typer.echo(text, nl=False)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kubenetlab.observe.checks.closed_ports import ClosedCell, closed_rows
 from kubenetlab.observe.checks.row_groups import Groups, Pair, row_text
 from kubenetlab.observe.checks.truth_table import Expected
 from kubenetlab.observe.expect import ClusterFacts, Destination, ServiceTarget, facts_of
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
 
 _PODS, _SERVICES, _HOSTS = range(3)
 """Order of the destinations."""
+_LIMITS: Final = (
+    "# Not covered: nodes, node ports, and pods of the system. Of ports on which nothing listens,"
+    " only",
+    "# those that policies name, the next ones, the same numbers in TCP or UDP, and 22/TCP.",
+    "# Rows without a family are about the primary one.",
+)
+"""Head of each table: connections that change without a row that fails."""
+_LEFT_OUT: Final = (
+    "# left out: connections whose outcome depends on the endpoint, or on the node or the address"
+    " by",
+    "# which it is reached:",
+)
 
 
 class _Port(NamedTuple):
@@ -35,10 +48,13 @@ class _Port(NamedTuple):
     protocol: str
 
 
-def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
+def generated_table(
+    cells: Sequence[Cell], seen: Inspection, name: str, closed: Sequence[ClosedCell] = ()
+) -> str:
     """Return the text of a table that holds now.
 
     cells: cells of a matrix with the ports of pods. name: name of the table.
+    closed: cells of ports that policies deny and that no policy names, all without an answer.
     """
     groups, facts = Groups(seen, cells), facts_of(seen)
     used = [cell for cell in cells if groups.is_included(cell.source)]
@@ -62,30 +78,55 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
             pairs[cell.source.title, title] = expected
     lines = [
         "# Connections as they are now. Remove rows that do not matter, and correct wrong ones.",
+        *_LIMITS,
         "version: 1",
         f"name: {json.dumps(name)}",
         "probes:",
     ]
+    lines += _rows_by_destination(results, groups)
+    if rows := list(closed_rows([*closed, *_denied_pings(used, connectable, groups)], groups)):
+        lines += ["# closed by policies: pings, and some ports that no policy names", *rows]
+    if varying:
+        lines += _LEFT_OUT
+        lines += [f"#   {count} to {title}" for title, count in sorted(varying.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _rows_by_destination(
+    results: Mapping[_Port, Mapping[str, Mapping[Pair, Expected]]], groups: Groups
+) -> Iterator[str]:
+    """Yield the rows to all destinations, with a comment before each of them.
+
+    results: port → family → expectations.
+    """
     group = ""
     for port in sorted(results):
         if port.group != group:
             group = port.group
-            lines.append(f"# to {group}")
+            yield f"# to {group}"
         by_family = results[port]
         (first, *others) = by_family.values()
         # Rows without a family are tested by the primary one, which may have no results.
         if others and all(pairs == first for pairs in others):
             by_family = {"": first}
         for family, pairs in sorted(by_family.items()):
-            lines += _rows(port, family, pairs, groups)
-    if varying:
-        lines.append(
-            "# left out: connections whose outcome depends on the endpoint, or on the node or the "
-            "address by"
-        )
-        lines.append("# which it is reached:")
-        lines += [f"#   {count} to {title}" for title, count in sorted(varying.items())]
-    return "\n".join(lines) + "\n"
+            yield from _rows(port, family, pairs, groups)
+
+
+def _denied_pings(
+    cells: Iterable[Cell], connectable: AbstractSet[str], groups: Groups
+) -> Iterator[ClosedCell]:
+    """Yield the pings of pods that listen on ports, if policies deny them."""
+    for cell in cells:
+        title = cell.destination.title
+        if (
+            cell.source.kind == "pod"
+            and title in connectable
+            and groups.namespace_of(title) not in groups.system
+            and cell.expected == "nothing"
+            and all(result.outcome == "silence" for _, result in cell.results)
+        ):
+            yield ClosedCell(cell, is_telling=True)
 
 
 def _expected(cell: Cell, facts: ClusterFacts) -> Expected:

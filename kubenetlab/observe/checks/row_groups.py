@@ -62,21 +62,20 @@ class Groups:
             return not place.is_host_network and place.namespace not in self.system
         return place.kind == "ext"
 
-    def larger(self, titles: Iterable[str]) -> Mapping[str, Sequence[str]]:
-        """Return the groups and namespaces with some titles: name → titles, namespaces first.
-
-        A namespace with one group has no name of its own.
-        """
-        groups = dict.fromkeys(map(self.of, titles))
-        namespaces = dict.fromkeys(map(self.namespace_of, titles))
-        members = {
+    def namespaces_with(self, titles: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """Return the namespaces of some pods, if they have several groups: name → their pods."""
+        return {
             f"each:Namespace/{namespace}": [
                 title for group in sorted(own) for title in self._members[group]
             ]
-            for namespace in namespaces
+            for namespace in dict.fromkeys(map(self.namespace_of, titles))
             if namespace and len(own := self._groups_in.get(namespace, set())) > 1
         }
-        return members | {group: list(self._members.get(group, (group,))) for group in groups}
+
+    def groups_with(self, titles: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """Return the groups of some pods or hosts: name → those in it."""
+        groups = dict.fromkeys(map(self.of, titles))
+        return {group: list(self._members.get(group, (group,))) for group in groups}
 
     def of(self, title: str) -> str:
         return self._group.get(title, title)

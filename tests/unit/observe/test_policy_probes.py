@@ -95,3 +95,39 @@ def test_ports_of_hosts_outside_answer() -> None:
         assert expect_port(source, port, facts) == expected
     pod_port = PodPort("default", "x", "10.244.9.9", 80, "TCP", (), is_served=False)
     assert expect_port(source, pod_port, facts) == "any"  # an unknown program may listen there
+
+
+def closed(lab: World, source: str) -> dict[str, bool]:
+    """Return the closed ports of a source, with those that changes are likely to open for it."""
+    found = policy_probes.closed_ports([lab.places[source]], lab.seen, lab.policies)
+    return {each.port.title: each.is_telling for each in found}
+
+
+def test_ports_that_no_policy_names_are_closed() -> None:
+    """The ports after named ones, the same numbers in UDP or TCP, and 22; not those of others."""
+    lab = world(TO_WEB, PODS)
+    assert closed(lab, "client") == {
+        "default/web:22/TCP": True,
+        "default/web:7001/TCP": True,
+        "default/web:7001/UDP": True,
+        "default/web:7100/UDP": True,
+        "default/web:7199/UDP": True,
+        "default/web:7200/TCP": True,
+    }
+    assert {port for port, is_telling in closed(lab, "far").items() if is_telling} == {
+        "default/web:22/TCP"
+    }
+    assert closed(world("", PODS), "client") == {}
+
+
+def test_a_pod_that_policies_isolate_has_a_closed_port_of_udp() -> None:
+    """Its number is that of a port of TCP. Hosts outside are closed for a pod without egress."""
+    assert closed(world("deny web"), "client") == {
+        "default/web:22/TCP": True,
+        "default/web:8080/UDP": True,
+    }
+    ports = closed(world("no egress of client"), "client")
+    assert {port for port in ports if "ext:" in port} == {
+        "ext:client:22/TCP",
+        "ext:client:53/UDP",
+    }

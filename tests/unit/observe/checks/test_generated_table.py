@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.observe.checks.closed_ports import ClosedCell
 from kubenetlab.observe.checks.generated_table import generated_table
 from kubenetlab.observe.matrix import Cell
 from kubenetlab.observe.pod_ports import PodPort, host_port
@@ -91,3 +92,41 @@ def test_a_refusal_is_no_denial_where_nothing_listens(
         if line.startswith("- ")
     ]
     assert row.endswith(f"expect: {expected}}}")
+
+
+def test_closed_ports_share_rows_that_say_nothing_about_other_pods() -> None:
+    """Rows are about a whole namespace where all of its pods are closed to each other."""
+    pods = [LAB.places[name] for name in ("web", "client", "far")]
+    pings = [
+        Cell(one, other, "answer", ((other.address, Result("answer")),))
+        for one in pods
+        for other in pods
+        if one is not other
+    ]
+
+    def rows(*pairs: str) -> list[str]:
+        cells = []
+        for pair in pairs:
+            source, destination = (LAB.places[name] for name in pair.split(" → "))
+            port = PodPort(
+                "default", destination.name, destination.address, 22, "TCP", (), is_served=False
+            )
+            silent = ((destination.address, Result("silence")),)
+            is_telling = not pair.startswith("web")
+            cells.append(ClosedCell(Cell(source, port, "nothing", silent), is_telling))
+        text = generated_table(pings, LAB.seen, "lab", cells)
+        return [line for line in text.splitlines() if "port: 22" in line]
+
+    to_web = ("client → web", "far → web")
+    namespace = '"each:Namespace/default"'
+    assert rows(*to_web) == [
+        "- {from: default/client, to: default/web, port: 22, expect: drop}",
+        "- {from: default/far, to: default/web, port: 22, expect: drop}",
+    ]
+    assert rows(*to_web, "web → client", "far → client", "web → far", "client → far") == [
+        f"- {{from: {namespace}, to: {namespace}, port: 22, expect: drop}}"
+    ]
+    assert rows("web → client", "web → far") == []
+    assert rows("client → web", "client → far") == [
+        f"- {{from: default/client, to: {namespace}, port: 22, expect: drop}}"
+    ]
