@@ -80,7 +80,7 @@ class Matrix(Struct, frozen=True):
     cells: tuple[Cell, ...]
     """Cells row by row, without the cell of a place to itself."""
     left_out: int = 0
-    """Number of connections by SCTP to ports that policies name, which are not tested.
+    """Number of connections by SCTP to ports of rules about every protocol, which are not tested.
 
     This kernel does not have SCTP, and nothing listens on the ports.
     """

@@ -59,7 +59,10 @@ class PolicyProbes(Struct, frozen=True):
     ports: Mapping[str, Sequence[_Port]] = {}
     """Sandbox of a source → the ports to which it connects."""
     left_out: int = 0
-    """Number of probes of SCTP that are left out, because this kernel does not have it."""
+    """Number of probes of SCTP that are left out, because this kernel does not have it.
+
+    They are those of rules about every protocol. Ports of rules about SCTP are never left out.
+    """
     is_sampled: bool = False
     """True if one probe stands for several, since there are more than `MAX_PROBES`."""
 
@@ -91,9 +94,14 @@ def policy_probes(
                     for protocol, number in sorted(numbers, key=lambda pair: pair[::-1])
                     if (protocol, number) not in destination.served
                 ]
-                testable = [port for port in unserved if has_sctp or port.protocol != "SCTP"]
-                left_out += len(unserved) - len(testable)
-                own += testable
+                stated = rules.stated | destination.rules.stated
+                probed = [
+                    port
+                    for port in unserved
+                    if has_sctp or port.protocol != "SCTP" or _is_stated(port, stated, destination)
+                ]
+                left_out += len(unserved) - len(probed)
+                own += probed
     if sum(map(len, result.values())) > MAX_PROBES:
         nodes = {each.port.address: each.node for each in destinations}
         return PolicyProbes(_distinct(sources, result, nodes, policies), left_out, is_sampled=True)
@@ -264,6 +272,17 @@ def _numbers(
     names = rules.names | destination.rules.names
     yield from (
         (protocol, number) for name, protocol, number in destination.declared if name in names
+    )
+
+
+def _is_stated(port: _Port, stated: AbstractSet[PortRange], destination: _Destination) -> bool:
+    """Return True for a port of a rule about its protocol, one beside it, or one with a name.
+
+    stated: ports of the rules about one protocol.
+    """
+    return (port.protocol, port.port) in {each[1:] for each in destination.declared} or any(
+        each.protocol == port.protocol and each.first - 1 <= port.port <= each.last + 1
+        for each in stated
     )
 
 

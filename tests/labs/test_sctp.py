@@ -93,3 +93,24 @@ def test_a_matrix_marks_what_it_cannot_test(lab: Lab) -> None:
     assert "SCTP" not in generated.out
     assert "connections are not testable, and not in the table: SCTP" in generated.err
     assert "SCTP is not available" in lab.run("ping", "a", "svc:s", status=None).err
+
+
+def test_ports_of_policies_that_are_not_testable_count(lab: Lab, tmp_path: Path) -> None:
+    """A check without a table fails on them, as a row of a table does, in every report."""
+    pod = POD.replace(", args: [netexec, --sctp-port=8082]", "")
+    rule = policy("{podSelector: {}, ingress: [{ports: [{port: 7777, protocol: SCTP}]}]}")
+    lab.up(pod + "---" + rule)
+    report = tmp_path / "junit.xml"
+    data = lab.run("check", "-o", "json", "--junit", str(report), status=1).json
+    untested = [each for each in data["checks"] if each["state"] != "holds"]
+    assert not data["ok"]
+    assert {(each["target"], each["found"]) for each in untested} == {
+        ("default/a:7777/SCTP", "not testable")
+    }
+    assert ElementTree.parse(report).getroot().get("errors") == str(len(untested))
+    text = lab.run("check", status=1).out
+    assert f"{len(untested)} not testable\n" in text
+    assert f"{len(untested)} of" in lab.run("check", "-o", "html", status=1).out
+    generated = lab.run("check", "--generate", "-")
+    assert "SCTP" not in generated.out
+    assert f"{len(untested)} connections are not testable" in generated.err

@@ -47,6 +47,8 @@ class RulePorts(NamedTuple):
     """Names of ports, of whatever protocol."""
     has_policies: bool = False
     """True if a policy applies, also if it names no port."""
+    stated: frozenset[PortRange] = frozenset()
+    """Those of `ranges` whose protocol is in the rule; others mean ports of every protocol."""
 
     def united(self, other: RulePorts) -> RulePorts:
         """Return the ports in both."""
@@ -54,6 +56,7 @@ class RulePorts(NamedTuple):
             self.ranges | other.ranges,
             self.names | other.names,
             self.has_policies or other.has_policies,
+            self.stated | other.stated,
         )
 
 
@@ -154,7 +157,7 @@ def _ports_of_calico(cluster: Cluster, policy: CalicoPolicy, direction: Directio
         for port in slice_.ports
         if port.port is not None
     )
-    return _ports_in(rules).united(RulePorts(behind))
+    return _ports_in(rules).united(RulePorts(behind, stated=behind))
 
 
 def _ports_in(rules: object, protocols: Sequence[Protocol] = PROTOCOLS) -> RulePorts:
@@ -164,27 +167,34 @@ def _ports_in(rules: object, protocols: Sequence[Protocol] = PROTOCOLS) -> RuleP
     """
     document = msgspec.to_builtins(rules)
     names = {name for fields in mappings_in(document) for name in _names(fields)}
-    ranges = frozenset(_ranges_in(document, protocols))
-    return RulePorts(ranges, frozenset(names), has_policies=True)
+    return RulePorts(
+        frozenset(_ranges_in(document, protocols, PROTOCOLS)),
+        frozenset(names),
+        has_policies=True,
+        stated=frozenset(_ranges_in(document, (), ())),
+    )
 
 
-def _ranges_in(value: object, protocols: Sequence[Protocol]) -> Iterator[PortRange]:
+def _ranges_in(
+    value: object, protocols: Sequence[Protocol], every: Sequence[Protocol]
+) -> Iterator[PortRange]:
     """Yield the ports in a part of a policy.
 
     protocols: those of ports without a protocol of their own.
+    every: those of ports whose protocol is another one, such as Cilium's ANY.
     """
     if isinstance(value, Mapping):
         if "protocol" in value:
-            protocols = [each for each in PROTOCOLS if each == value["protocol"]] or PROTOCOLS
+            protocols = [each for each in PROTOCOLS if each == value["protocol"]] or every
         for first, last in _limits(value):
             yield from (PortRange(each, first, last) for each in protocols)
         for key, inner in value.items():
             if key != _LABELS:
                 named = [each for each in PROTOCOLS if each.lower() == key]
-                yield from _ranges_in(inner, named or protocols)
+                yield from _ranges_in(inner, named or protocols, every)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _ranges_in(inner, protocols)
+            yield from _ranges_in(inner, protocols, every)
 
 
 def mappings_in(value: object) -> Iterator[Mapping[str, object]]:

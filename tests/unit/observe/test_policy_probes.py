@@ -20,6 +20,19 @@ FROM_CLIENT = policy(
     "{to: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 7000}]}, "
     "{to: [{ipBlock: {cidr: 198.51.100.0/24}}], ports: [{port: 443}]}]}"
 )
+FOR_ANY = """
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+networking: {cni: cilium}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: any}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress: [{toPorts: [{ports: [{port: "7000"}]}]}]
+---
+"""
 
 
 def probed(lab: World) -> dict[tuple[str, str], str]:
@@ -53,7 +66,21 @@ def test_ports_of_a_selected_pod_are_probed_from_everywhere(
     assert probes["node:worker2", "default/web:7000/TCP"] == "nothing"
     assert not [pair for pair in probes if pair[0] in ("default/web", "ext:client")]
     monkeypatch.setattr(policy_probes, "_has_sctp", lambda: False)
-    assert not [port for _, port in probed(world(TO_WEB, PODS)) if "SCTP" in port]
+    assert probed(world(TO_WEB, PODS)) == probes
+
+
+def test_ports_of_every_protocol_are_left_out_without_sctp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rule of Cilium without a protocol means SCTP, too; no user asked for it."""
+    monkeypatch.setattr(policy_probes, "_has_sctp", lambda: False)
+    lab = world(FOR_ANY, PODS)
+    assert not [port for _, port in probed(lab) if "SCTP" in port]
+    sources = places(lab.seen)
+    assert policy_probes.policy_probes(sources, lab.seen, lab.policies).left_out > 0
+    lab = world(FOR_ANY.replace('"7000"', '"7000", protocol: SCTP'), PODS)
+    assert [port for _, port in probed(lab) if "7000/SCTP" in port]
+    assert policy_probes.policy_probes(sources, lab.seen, lab.policies).left_out == 0
 
 
 def test_ports_of_egress_rules_are_probed_to_what_the_rules_mean() -> None:
