@@ -250,6 +250,8 @@ class RowResult(Struct, frozen=True):
     """Objects that the lab does not enforce and that could change the result."""
     policies: tuple[str, ...] = ()
     """Network policies that deny the connection, or rules that allow it."""
+    note: str = ""
+    """Reason why a result that holds proves little; else empty."""
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):

@@ -105,6 +105,31 @@ def test_a_generated_table_fails_when_policies_are_opened(
     assert "expected drop, found " in lab.run("check", str(file), status=1).out
 
 
+def test_denials_that_are_not_the_work_of_a_policy_have_a_note(lab: Lab, tmp_path: Path) -> None:
+    """They hold, and reports say what they do not prove."""
+    lab.up(SHOP + ONE_NODE + pod("client") + CALLER + IN_SHOP + service("web") + ISOLATED)
+    file = tmp_path / "expect.yaml"
+    file.write_text(
+        "- {from: client, to: each:Deployment/shop/web, port: 8080, expect: deny}\n"
+        "- {from: client, to: each:Deployment/shop/web, port: 9, expect: drop}\n"
+        "- {from: client, to: svc:web, port: 9999, expect: deny}\n"
+        "- {from: client, to: 10.244.77.1, port: 80, expect: deny}\n"
+        "- {from: client, to: svc:web, port: 80, expect: reject}\n"
+    )
+    note = "no network policy denies this connection"
+    report = lab.run("check", str(file), "-o", "json").json
+    assert report["ok"]
+    assert [each["note"] for each in report["checks"]] == [*[""] * 4, note, note, ""]
+    text = lab.run("check", str(file)).out
+    assert "note: 2 rows hold, but no network policy denies the connection: " in text
+    assert "default/client → svc:default/web:9999/TCP (" in text
+    assert lab.run("check", str(file), "-o", "wide").out.count(note) == 2
+    assert lab.run("check", str(file), "-o", "html").out.count(note) == 2
+    lab.run("delete", "netpol", "web", "-n", "shop")
+    file.write_text("- {from: client, to: svc:web, port: 9999, expect: deny}\n")
+    assert "note" not in lab.run("check", str(file)).out  # a lab without policies
+
+
 def test_undecided_connections_are_counted(lab: Lab) -> None:
     """A pod may see the address of one of its nodes in place of a host's. It is not known which."""
     from_outside = replaced(
@@ -117,6 +142,9 @@ def test_undecided_connections_are_counted(lab: Lab) -> None:
     balanced = replaced(service("web"), ("spec:", "spec:\n  type: LoadBalancer"))
     lab.up(replaced(WEB, (service("web"), balanced)) + from_outside)
     assert "of them whatever the outcome" in lab.run("check").out
+    wide = lab.run("check", "-o", "wide").out
+    assert "→ lb:default/web:80/TCP: expected any, found " in wide
+    assert "\n    holds whatever the outcome\n" in wide
     table = lab.run("check", "--generate", "-").out
     assert "# left out: connections whose outcome depends on" in table
     assert " to lb:default/web\n" in table

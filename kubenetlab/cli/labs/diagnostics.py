@@ -389,6 +389,17 @@ def count_problems(assessed: Sequence[AssessedDiagnostic]) -> list[str]:
     )
 
 
+def count_accepted(assessed: Sequence[AssessedDiagnostic]) -> list[str]:
+    """Return the number of objects that --allow-unmodelled has accepted, with their kinds."""
+    accepted = [item for item in assessed if item.is_unenforced and item.is_accepted]
+    if not accepted:
+        return []
+    kinds = ", ".join(dict.fromkeys(item.diagnostic.kind.partition(".")[0] for item in accepted))
+    objects = len({item.diagnostic.title for item in accepted})
+    noun = "object" if objects == 1 else "objects"
+    return [f"{objects} {noun} not enforced, as accepted ({kinds})"]
+
+
 def abbreviate(titles: Sequence[str]) -> str:
     """Return the first MAX_NAMES titles and the number of the others."""
     return ", ".join(titles[:MAX_NAMES]) + (

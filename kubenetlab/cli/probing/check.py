@@ -79,7 +79,10 @@ def check(
         typer.Option(
             "-o",
             "--output",
-            help="Output format; `html`: a page for a pull request; `text`: sentences, for --diff.",
+            help=(
+                "Output format; `wide`: also results that hold whatever the outcome; `html`: a "
+                "page for a pull request; `text`: sentences, for --diff."
+            ),
         ),
     ] = CheckOutput.table,
     lab: Lab = None,
@@ -165,7 +168,7 @@ def _print_result(
     else:
         if result.failed and matrix is not None:
             check_report.show_differences(matrix)
-        check_report.show(result)
+        check_report.show(result, is_wide=output is CheckOutput.wide)
         if result.failed:
             print_faults(faults)
         hint(check_report.next_command(result))

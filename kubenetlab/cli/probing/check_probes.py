@@ -184,7 +184,7 @@ def probe_everything(
 def _verdict(
     cell: Cell, ends: Ends, policies: PolicyVerdicts | None, place_of: PlaceOf
 ) -> RowVerdict:
-    from kubenetlab.observe.checks.verdicts import RowVerdict, state_of
+    from kubenetlab.observe.checks.verdicts import ANY_OUTCOME, RowVerdict, state_of
     from kubenetlab.observe.matrix import cell_reasons
 
     return RowVerdict(
@@ -199,4 +199,5 @@ def _verdict(
         f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
         ends.of_cell(cell.source, cell.destination),
         tuple(cell_reasons(policies, cell, place_of)),
+        ANY_OUTCOME if cell.expected == "any" and cell.is_as_promised else "",
     )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.labs.diagnostics import (
+    MAX_NAMES,
     abbreviate,
+    count_accepted,
     count_problems,
     describe_effect,
     how_to_enforce,
@@ -137,7 +139,8 @@ def as_page(result: Result) -> str:
 def _remarks(result: Result) -> dict[int, list[str]]:
     """Return the lines that reports show with a verdict, by index.
 
-    Failed checks have the network policies that decided; all have objects that are not enforced.
+    Failed checks have the network policies that decided, those that hold a note if they prove
+    little. All have objects that are not enforced.
     """
     from kubenetlab.observe.probe_sockets import NO_SCTP
 
@@ -145,6 +148,7 @@ def _remarks(result: Result) -> dict[int, list[str]]:
     remarks = {}
     for index, verdict in enumerate(result.verdicts):
         lines = list(verdict.policies) if verdict.state == "fails" else []
+        lines += [verdict.note] if verdict.note else []
         lines += [NO_SCTP] if verdict.state == "untested" else []
         lines += [_remark(unenforced[index])] if index in unenforced else []
         if lines:
@@ -170,10 +174,14 @@ def as_data(result: Result) -> JsonObject:
     }
 
 
-def show(result: Result) -> None:
-    """Print what does not hold, diagnostics, advice, and a summary."""
+def show(result: Result, *, is_wide: bool = False) -> None:
+    """Print what does not hold, diagnostics, advice, and a summary.
+
+    is_wide: also print each result that holds and proves little.
+    """
     _, verdicts, assessed, took_s = result
     _print_failed(result)
+    _print_noted(verdicts, is_wide=is_wide)
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for item in assessed:
         if not item.is_accepted:
@@ -193,6 +201,7 @@ def show(result: Result) -> None:
     parts += [paint(f"{failing} fail", BAD)] if failing else []
     parts += [paint(f"{untested} not testable", WARNING)] if untested else []
     parts += [paint(part, BAD) for part in count_problems(assessed)]
+    parts += [paint(part, WARNING) for part in count_accepted(assessed)]
     noun = "check" if len(verdicts) == 1 else "checks"
     echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
 
@@ -215,6 +224,41 @@ def _print_failed(result: Result) -> None:
     if rows:
         print_table(
             ("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "REMARK"), rows, plain=_sentence
+        )
+
+
+def _print_noted(verdicts: Sequence[RowVerdict], *, is_wide: bool) -> None:
+    """Print the expectations that hold and prove little: with is_wide all, else a summary."""
+    from kubenetlab.observe.checks.verdicts import NOT_DENIED
+
+    if is_wide:
+        rows = [
+            (
+                f"{paint('·', WARNING)} {verdict.source}",
+                verdict.target,
+                verdict.expected,
+                verdict.found,
+                paint(verdict.place, PLACE),
+                paint(verdict.note, WARNING),
+            )
+            for verdict in verdicts
+            if verdict.note
+        ]
+        if rows:
+            head = ("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "NOTE")
+            print_table(head, rows, plain=_sentence)
+        return
+    names = [
+        f"{verdict.source} → {verdict.target} ({verdict.found})"
+        for verdict in verdicts
+        if verdict.note == NOT_DENIED
+    ]
+    if names:
+        noun = "row holds" if len(names) == 1 else "rows hold"
+        hidden = "; -o wide names all" if len(names) > MAX_NAMES else ""
+        echo(
+            f"{paint('note:', WARNING)} {len(names)} {noun}, but no network policy denies the "
+            f"connection: {abbreviate(names)}{hidden}"
         )
 
 

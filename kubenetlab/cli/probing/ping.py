@@ -14,6 +14,7 @@ from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.labs.diagnostics import (
     AllowUnmodelled,
     assess,
+    count_accepted,
     count_problems,
     describe_effect,
     how_to_enforce,
@@ -345,6 +346,7 @@ def _summary(
     for reason in reasons_of(unaccepted):
         echo(f"    {reason}")
     verdict += "".join(paint(f", {part}", BAD) for part in count_problems(assessed))
+    verdict += "".join(paint(f", {part}", WARNING) for part in count_accepted(assessed))
     echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
 
 

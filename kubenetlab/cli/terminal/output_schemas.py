@@ -174,6 +174,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "state": "text: holds, fails or untested",
                 "place": "text: file:line of the expectation",
                 "ms": "number",
+                "note": "text: reason why a result that holds proves little, or empty",
                 "unenforced": ["text: as for ping"],
                 "?policies": ["text: as for ping"],
             }

@@ -20,7 +20,13 @@ from kubenetlab.observe.checks.row_destinations import (
     with_service_port,
 )
 from kubenetlab.observe.checks.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
-from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, state_of, verdict_of
+from kubenetlab.observe.checks.verdicts import (
+    NOT_DENIED,
+    RowProbe,
+    RowVerdict,
+    state_of,
+    verdict_of,
+)
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.drop_logs import logging_nodes
 from kubenetlab.observe.policies.paths import Protocol
@@ -99,17 +105,38 @@ def check(
         _with_policies(inputs, entry, verdict)
         if explains_all or verdict.state == "fails"
         else verdict
-        for entry, verdict in zip(entries, asyncio.run(_gathered(verdicts)), strict=True)
+        for entry, verdict in (
+            (entry, structs.replace(verdict, note=_note(inputs, entry, verdict)))
+            for entry, verdict in zip(entries, asyncio.run(_gathered(verdicts)), strict=True)
+        )
     ]
+
+
+def _note(inputs: _Check, entry: RowVerdict | RowProbe, verdict: RowVerdict) -> str:
+    """Return a note about a denial that is not the work of a policy; empty for others.
+
+    Without policies, rows are about something else.
+    """
+    policies = inputs.policies
+    if policies is None or isinstance(entry, RowVerdict) or verdict.state != "holds":
+        return ""
+    if entry.row.expected not in ("deny", "drop"):
+        return ""
+    connection = (entry.source, entry.address, entry.port, _protocol(entry))
+    is_allowed = policies.decision(*connection) == "allowed" and policies.may_leave(*connection)
+    return NOT_DENIED if is_allowed else ""
+
+
+def _protocol(probe: RowProbe) -> Protocol:
+    return probe.row.protocol if probe.port else "ICMP"
 
 
 def _with_policies(inputs: _Check, entry: RowVerdict | RowProbe, verdict: RowVerdict) -> RowVerdict:
     """Return the verdict of a probe with the policies that decide about its connection."""
     if inputs.policies is None or isinstance(entry, RowVerdict):
         return verdict
-    protocol: Protocol = entry.row.protocol if entry.port else "ICMP"
     deciding = reasons(
-        inputs.policies, entry.source, entry.address, entry.port, protocol, inputs.place_of
+        inputs.policies, entry.source, entry.address, entry.port, _protocol(entry), inputs.place_of
     )
     return structs.replace(verdict, policies=tuple(deciding))
 

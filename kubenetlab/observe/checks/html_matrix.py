@@ -18,7 +18,7 @@ _LAST: Final = ("kube-system", "node ports", "nodes", "outside", "others")
 _PREFIXES: Final = {"node": "nodes", "ext": "outside", "nodeport": "node ports"}
 """Prefix of a title → its group."""
 
-Mark = Literal["y", "n", "lost", "open", "other", "u"]
+Mark = Literal["y", "n", "lost", "open", "other", "u", "any"]
 KEYS: Final[Mapping[Mark, str]] = {
     "y": "connects, as expected",
     "n": "does not connect, as expected",
@@ -26,6 +26,7 @@ KEYS: Final[Mapping[Mark, str]] = {
     "open": "connects, but should not",
     "other": "another answer than expected",
     "u": "not testable",
+    "any": "holds whatever the outcome",
 }
 """Mark of a cell, which is its class in the style sheet → its meaning."""
 
@@ -45,7 +46,7 @@ def matrix(verdicts: Sequence[RowVerdict]) -> Iterator[str]:
     cells: dict[tuple[str, str], RowVerdict] = {}
     for verdict in verdicts:
         key = (verdict.source, verdict.target)
-        if key not in cells or mark_of(verdict) not in ("y", "n"):
+        if key not in cells or mark_of(verdict) not in ("y", "n", "any"):
             cells[key] = verdict
     targets: Iterable[str] = dict.fromkeys(target for _, target in cells)
     title = "Matrix"
@@ -104,13 +105,15 @@ def mark_of(verdict: RowVerdict) -> Mark:
             return "other"  # refused instead of dropped, or another client address
         case "untested":
             return "u"
+        case "holds" if verdict.expected == "any":
+            return "any"
         case "holds":
             is_closed = is_denial or verdict.found in ("refused", "unreachable", "silence")
             return "n" if is_closed else "y"
 
 
 def _cell(verdict: RowVerdict | None) -> str:
-    """Return the cell of a verdict; an empty one for None. Only unexpected cells have a title."""
+    """Return the cell of a verdict; an empty one for None. Cells as expected have no title."""
     if verdict is None:
         return "<td></td>"
     mark = mark_of(verdict)

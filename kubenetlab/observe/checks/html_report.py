@@ -25,6 +25,8 @@ _MARKS: Final[Mapping[State, tuple[str, str]]] = {
     "untested": ("?", "warn"),
 }
 """State of a check → its mark and style."""
+_MARK_OF_ANY: Final = ("○", "mute")
+"""Mark and style of a check that holds whatever the outcome."""
 
 
 class PageNote(NamedTuple):
@@ -62,11 +64,14 @@ def render_page(
     """
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     untested = sum(verdict.state == "untested" for verdict in verdicts)
+    is_holding = not (failing or untested)
+    undecided = sum(verdict.expected == "any" for verdict in verdicts) if is_holding else 0
     errors = sum(note.severity == "error" for note in notes)
     is_fine = not (failing or untested or errors)
     headline = ", ".join(
         (
             _result(len(verdicts), failing, untested),
+            *((f"{undecided} of them whatever the outcome",) if undecided else ()),
             *((count(errors, "diagnostic"),) if errors else ()),
         )
     )
@@ -230,7 +235,8 @@ def _all_checks(
             f'<tbody><tr><th class="group" scope="rowgroup" colspan="5">{to_html(source)}</th></tr>'
         )
         for index, verdict in own:
-            mark, style = _MARKS[verdict.state]
+            is_any = verdict.state == "holds" and verdict.expected == "any"
+            mark, style = _MARK_OF_ANY if is_any else _MARKS[verdict.state]
             lines = "".join(f"<p>{to_html(line)}</p>" for line in remarks.get(index, ()))
             yield (
                 f'<tr><td><span class="{style}">{mark}</span> {to_html(verdict.target)}</td>'

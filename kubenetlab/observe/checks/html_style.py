@@ -78,6 +78,7 @@ th { text-align: left; }
 .matrix .other::before, .other.key::before { content: "\\2260"; color: var(--bad);
   font-weight: bold; }
 .matrix .u::before, .u.key::before { content: "?"; color: var(--warn); font-weight: bold; }
+.matrix .any::before, .any.key::before { content: "\\25cb"; color: var(--mute); }
 .keys { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; margin: .6rem 0 0; padding: 0;
   list-style: none; color: var(--mute); }
 .key::before { display: inline-block; min-width: 1.2em; font-family: ui-monospace, monospace; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -13,6 +13,12 @@ from kubenetlab.observe.targets.locations import Location
 
 State = Literal["holds", "fails", "untested"]
 """State of a check; `untested` if this kernel does not have its protocol. Only `holds` is fine."""
+
+
+ANY_OUTCOME: Final = "holds whatever the outcome"
+"""Note of a verdict about a connection without a certain outcome."""
+NOT_DENIED: Final = "no network policy denies this connection"
+"""Note of a verdict about a row that expects no connection, in a lab with policies."""
 
 
 class RowVerdict(Struct, frozen=True):
@@ -36,6 +42,8 @@ class RowVerdict(Struct, frozen=True):
     """Both ends as objects of the cluster; None if the row names an object that does not exist."""
     policies: tuple[str, ...] = ()
     """Network policies that deny the connection, or rules that allow it, with file and line."""
+    note: str = ""
+    """Reason why a result that holds proves little; else empty."""
 
     @property
     def is_expected_to_fail(self) -> bool:

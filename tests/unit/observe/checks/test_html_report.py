@@ -78,6 +78,11 @@ def matrix(root: Element) -> Element | None:
             [],
             "✗ 1 of 3 checks fails, 1 not testable",
         ),
+        (
+            [verdict(), verdict(expected="any", found="silence")],
+            [],
+            "✓ All 2 checks hold, 1 of them whatever the outcome",
+        ),
         ([verdict()] * 2, [PageNote("accepted", "a", "m", "")], "✓ All 2 checks hold"),
     ],
 )
@@ -168,9 +173,10 @@ def test_the_matrix_has_words_for_readers_of_screens_and_groups_of_namespaces() 
     ]
     lost, opened = "does not connect, but should", "connects, but should not"
     other, untested = "another answer than expected", "not testable"
+    anything = "holds whatever the outcome"
     assert rows == [
         ("client", [opened, lost, "does not connect", None, "connects", None, None]),
-        ("client", [None, other, None, untested, other, "connects", "does not connect"]),
+        ("client", [None, other, None, untested, other, "connects", anything]),
     ]
 
 
@@ -197,3 +203,11 @@ def test_diagnostics_come_before_the_matrix_and_advice_after_it() -> None:
         each.text for each in root.iter() if each.tag == "h2" or each.get("class") == "section"
     ]
     assert titles == ["Diagnostics (1)", "Matrix", "Advice (1)", "All checks (2)"]
+
+
+def test_checks_that_hold_whatever_the_outcome_have_a_mark_of_their_own() -> None:
+    """Their tick would say that they are as expected."""
+    root = page([verdict(), verdict(expected="any", found="silence")])
+    (table,) = [each for each in root.iter("table") if each.get("class") == "list all"]
+    marks = [mark.text for mark in table.iter("span")]
+    assert marks == ["✓", "○"]
