@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from ipaddress import ip_network
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import LabelSelector
@@ -44,6 +45,7 @@ from kubenetlab.api.policies.cilium_rules import (
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.values.ip import is_part
 from kubenetlab.datapath.cluster_modes import enforced_kinds_of
 from kubenetlab.diagnostics.cilium_shadows import (
     PolicyList,
@@ -176,6 +178,7 @@ class _Candidates:
                     reason = f"namespace {policy.namespace} has no pod"
                 yield (*path, field, index), reason
         yield from self._unmatched_groups(rule, path)
+        yield from self._ranges_of_pods(rule, path)
         for index, host in enumerate(_host_names(rule)):
             name = host.match_name or host.match_pattern
             matches = partial(matches_host_name, host.match_name, host.match_pattern)
@@ -203,6 +206,30 @@ class _Candidates:
                     (*path, field, index, "cidrGroupSelector"),
                     f"no CiliumCIDRGroup has the labels {selector}",
                 )
+
+    def _ranges_of_pods(self, rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path, str]]:
+        """Yield (path, reason) of each range within that of the pods.
+
+        Cilium knows pods by their labels alone, and compares no address of them.
+        """
+        if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+            field, peers, texts = "toCIDR", "toEndpoints", rule.to_cidr
+        else:
+            field, peers, texts = "fromCIDR", "fromEndpoints", rule.from_cidr
+        set_field, entries = cidr_rules(rule)
+        places: list[tuple[Path, str]] = [
+            *(((field, index), text) for index, text in enumerate(texts or ())),
+            *(((set_field, index), each.cidr) for index, each in enumerate(entries) if each.cidr),
+        ]
+        for place, text in places:
+            range_ = ip_network(text, strict=False)
+            for whole in self._cluster.config.networking.pod_networks:
+                if range_.version == whole.version and is_part(range_, whole):
+                    reason = (
+                        f"{text} is in the range of the pods ({whole}), and ranges never match "
+                        f"pods: select them by labels ({peers})"
+                    )
+                    yield (*path, *place), reason
 
     def _unmatched_service(self, policy: CiliumPolicy, entry: CiliumService) -> str:
         """Return the reason why there is no Service; empty if there is one."""

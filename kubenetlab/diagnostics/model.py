@@ -261,6 +261,10 @@ POLICY_RULE_REDUNDANT = "policy-rule-redundant"
 """Code of a rule that allows nothing new in its policy."""
 POLICY_SHADOWED = "policy-shadowed"
 """Code of a policy that allows nothing new beside the other policies of its pods."""
+POLICY_PEERS_EMPTY = "policy-peers-empty"
+"""Code of a list of peers that is written and empty, which means all peers."""
+POLICY_SPEC_MISSING = "policy-spec-missing"
+"""Code of a policy without a specification, which isolates all pods of its namespace."""
 NETWORK_SET_UNUSED = "network-set-unused"
 """Code of a set of ranges to which no rule of a policy refers."""
 RANGE_AMBIGUOUS = "range-ambiguous"
@@ -272,6 +276,8 @@ ADVICE = (
     POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SHADOWED,
+    POLICY_PEERS_EMPTY,
+    POLICY_SPEC_MISSING,
     NETWORK_SET_UNUSED,
     RANGE_AMBIGUOUS,
 )

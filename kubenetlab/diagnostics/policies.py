@@ -1,4 +1,4 @@
-"""Advice about NetworkPolicies that have no effect, or less than their author may expect.
+"""Advice about NetworkPolicies with no effect, or another one than their author may expect.
 
 Nothing here is an error in a cluster: an API server accepts such a policy, and nothing breaks. It
 often is a mistake nevertheless, such as a label that no pod has.
@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from kubenetlab.api.core import Namespace
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, LabelSelector
 from kubenetlab.api.pods import PodSpec
 from kubenetlab.api.policies.network_policy import (
@@ -26,10 +27,12 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 from kubenetlab.diagnostics.model import (
     POLICY_PEER_UNMATCHED,
+    POLICY_PEERS_EMPTY,
     POLICY_PORT_UNKNOWN,
     POLICY_RULE_REDUNDANT,
     POLICY_SELECTS_NOTHING,
     POLICY_SHADOWED,
+    POLICY_SPEC_MISSING,
     Diagnostic,
 )
 from kubenetlab.diagnostics.policy_pods import is_given, listed, named_ports, unknown_port
@@ -53,7 +56,12 @@ def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     selection = _Selection(cluster, templates)
     shadows = shadowing_policies(policies)
     for policy in policies:
-        yield from _check_subject(policy, selection)
+        spec = cluster.given[policy.kind, *policy.key].document.get("spec")
+        if not spec:
+            yield _no_spec(policy)
+        else:
+            yield from _check_subject(policy, selection)
+            yield from _check_peers(policy, spec)
         for direction in DIRECTIONS:
             yield from _check_rules(policy, direction, selection)
         if policy.key in shadows:
@@ -125,6 +133,36 @@ class _Selection:
         )
 
 
+def _no_spec(policy: NetworkPolicy) -> Diagnostic:
+    message = f"it has no spec: it isolates all pods of namespace {policy.namespace} for ingress"
+    hint = "write `spec: {podSelector: {}}` if this is meant"
+    return Diagnostic.of(policy, POLICY_SPEC_MISSING, (), message, hint)
+
+
+def _check_peers(policy: NetworkPolicy, spec: JsonMapping) -> Iterator[Diagnostic]:
+    """Check that no rule has a list of peers that is written and empty, such as `from:`.
+
+    spec: as the policy's document has it. Rules without the field are meant for all peers.
+    """
+    for direction in policy.directions:
+        field, peers_field = _fields(direction)
+        for index, rule in enumerate(spec.get(field) or ()):
+            if rule and peers_field in rule and not rule[peers_field]:
+                ends = "sources" if direction == "Ingress" else "destinations"
+                message = f"it is empty, which means all {ends}, also outside of the cluster"
+                hint = (
+                    f"leave out `{peers_field}` if this is meant; "
+                    f"`{peers_field}: [{{podSelector: {{}}}}]` means the pods of the namespace"
+                )
+                path = ("spec", field, index, peers_field)
+                yield Diagnostic.of(policy, POLICY_PEERS_EMPTY, path, message, hint)
+
+
+def _fields(direction: Direction) -> tuple[str, str]:
+    """Return the names of the fields with the rules of a direction, and with their peers."""
+    return direction.lower(), "from" if direction == "Ingress" else "to"
+
+
 def _check_subject(policy: NetworkPolicy, selection: _Selection) -> Iterator[Diagnostic]:
     """Check that the policy selects a pod that it can isolate."""
     selector = policy.spec.pod_selector
@@ -147,7 +185,7 @@ def _check_rules(
     policy: NetworkPolicy, direction: Direction, selection: _Selection
 ) -> Iterator[Diagnostic]:
     """Check the rules of one direction."""
-    field, peers_field = direction.lower(), "from" if direction == "Ingress" else "to"
+    field, peers_field = _fields(direction)
     rules = list(policy.spec.rules(direction))
     if rules and direction not in policy.directions:
         message = f"these rules have no effect: policyTypes does not contain {direction}"

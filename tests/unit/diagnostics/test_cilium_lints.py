@@ -84,6 +84,11 @@ def test_a_policy_without_pods(selector: str, namespace: str, is_reported: bool)
         ("fromEndpoints: [{}]", ""),
         ("fromEndpoints: [{}, {matchLabels: {app: absent}}]", "fromEndpoints[1]"),
         ("fromEndpoints: [{matchLabels: {'reserved:host': ''}}]", ""),
+        ("fromCIDR: [198.51.100.0/24, 10.244.0.0/16]", "fromCIDR[1]"),
+        ("fromCIDR: ['10.244.1.7/32', '10.0.0.0/8', '0.0.0.0/0']", "fromCIDR[0]"),
+        ("fromCIDR: [10.245.0.0/16, 'fd00::/8']", ""),
+        ("fromCIDRSet: [{cidr: 10.244.2.0/24}]", "fromCIDRSet[0]"),
+        ("fromCIDRSet: [{cidr: 10.0.0.0/8, except: [10.244.0.0/16]}]", ""),
         ("fromCIDRSet: [{cidrGroupRef: partners}]", ""),
         ("fromCIDRSet: [{cidrGroupRef: partner}]", "fromCIDRSet[0].cidrGroupRef"),
         ("fromCIDRSet: [{cidrGroupSelector: {matchLabels: {role: partner}}}]", ""),
@@ -121,6 +126,18 @@ def test_named_ports_that_no_destination_has(rule: str, is_reported: bool) -> No
     ]
     assert bool(found) == is_reported, found
     assert all(message.startswith("no destination has a ") for _, message in found)
+
+
+@pytest.mark.parametrize("rules", ["egress", "egressDeny"])
+def test_a_range_of_pods_is_no_range_of_cilium(rules: str) -> None:
+    """The advice names the field that selects pods."""
+    document = policy(f"{rules}: [{{toCIDR: ['10.244.0.0/16']}}]")
+    ((_, subject, message),) = advice(document)
+    assert subject == f"CiliumNetworkPolicy default/p: spec.{rules}[0].toCIDR[0]"
+    assert message == (
+        "10.244.0.0/16 is in the range of the pods (10.244.0.0/16), and ranges never match pods: "
+        "select them by labels (toEndpoints)"
+    )
 
 
 def test_services_that_do_not_exist() -> None:
@@ -287,6 +304,7 @@ def without(obj: CiliumPolicy, path: Path) -> Resource:
         elif len(inner) > 2:
             peers = {
                 "Endpoints": "endpoints",
+                "CIDR": "cidr",
                 "CIDRSet": "cidr_set",
                 "FQDNs": "fqdns",
                 "Services": "services",

@@ -1,4 +1,4 @@
-"""Advice about NetworkPolicies without effect: the field of each, and similar useful policies."""
+"""Advice about NetworkPolicies: the field of each, and similar useful policies."""
 
 from __future__ import annotations
 
@@ -146,6 +146,39 @@ FINDINGS = [
         "it is the port of Service default/web",
     ),
     (
+        web("ingress: [{from: []}]"),
+        "policy-peers-empty",
+        "spec.ingress[0].from",
+        "it is empty, which means all sources, also outside of the cluster",
+    ),
+    (
+        web("egress: [{to: [{podSelector: {}}]}, {to: , ports: [{port: 5353, protocol: UDP}]}]"),
+        "policy-peers-empty",
+        "spec.egress[1].to",
+        "it is empty, which means all destinations",
+    ),
+    *(
+        (
+            policy(spec),
+            "policy-spec-missing",
+            "",
+            "it has no spec: it isolates all pods of namespace default for ingress",
+        )
+        for spec in ("", "{}")
+    ),
+    (
+        policy("").replace("spec:", ""),
+        "policy-spec-missing",
+        "",
+        "it has no spec",
+    ),
+    (
+        web("policyTypes: [Ingress], egress: [{to: []}]"),
+        "policy-rule-redundant",
+        "spec.egress",
+        "policyTypes does not contain Egress",
+    ),
+    (
         web("policyTypes: [Ingress], egress: [{}]"),
         "policy-rule-redundant",
         "spec.egress",
@@ -178,10 +211,10 @@ FINDINGS = [
     FINDINGS,
     ids=[f"{entry[1]}-{index}" for index, entry in enumerate(FINDINGS)],
 )
-def test_a_policy_without_effect_has_one_piece_of_advice(
+def test_a_doubtful_policy_has_one_piece_of_advice(
     text: str, code: str, path: str, words: str
 ) -> None:
-    """It is at the field without effect, and no command counts it as an error."""
+    """It is at the field that causes it, and no command counts it as an error."""
     (item,) = advice_on(text)
     assert (item.code, format_path(item.path)) == (code, path)
     assert words in item.message
@@ -192,6 +225,9 @@ def test_a_policy_without_effect_has_one_piece_of_advice(
     "text",
     [
         policy("{podSelector: {}}"),
+        policy("{ingress: [{}]}"),
+        policy("{podSelector: {}, ingress: [], egress: }"),
+        policy("{podSelector: {}, egress: [{ports: []}], policyTypes: [Egress]}"),
         policy("{podSelector: {matchLabels: {statefulset.kubernetes.io/pod-name: db-0}}}"),
         web("ingress: [{from: [{podSelector: {matchLabels: {app: db}}}], ports: [{port: http}]}]"),
         web("egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: http}]}]"),
