@@ -62,7 +62,13 @@ def test_a_generated_table_holds_and_fails_after_a_change(lab: Lab, tmp_path: Pa
     """Pods of workloads and of namespaces share rows, and equal labs have equal tables."""
     lab.up(SHOP + ONE_NODE + pod("client") + CALLER + IN_SHOP + ISOLATED)
     file = tmp_path / "expect.yaml"
-    assert f"rows written to {file}" in lab.run("check", "--generate", str(file)).out
+    assert f"rows written to {file}\n" in lab.run("check", "--generate", str(file)).out
+    table = file.read_text()
+    assert f"rows in {file}, which are those" in lab.run("check", "--generate", str(file)).out
+    file.write_text("# by hand\n[]\n")
+    again = lab.run("check", "--generate", str(file)).out
+    assert f"rows written to {file}, in place of its former 2 lines" in again
+    assert file.read_text() == table
     rows = file.read_text().splitlines()
     web = 'to: "each:Deployment/shop/web", port: 8080, expect:'
     assert f"- {{from: default/client, {web} deny}}" in rows

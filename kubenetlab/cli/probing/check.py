@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -230,10 +231,24 @@ def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     if file == "-":
         typer.echo(text, nl=False)
         return
+    former = _content_of(file)
     try:
         with open(file, "w", encoding="utf-8") as stream:
             stream.write(text)
     except OSError as error:
         raise LabError(f"--generate {file}: cannot write this file: {error.strerror}") from None
-    echo(f"{text.count(chr(10) + '- ')} rows written to {file}")
+    rows = f"{text.count(chr(10) + '- ')} rows"
+    if former == text:
+        echo(f"{rows} in {file}, which are those that it had")
+    else:
+        replaced = f", in place of its former {len(former.splitlines())} lines" if former else ""
+        echo(f"{rows} written to {file}{replaced}")
     hint(f"kubenetlab check -f {file}")
+
+
+def _content_of(file: str) -> str:
+    """Return the text of a file; empty if it does not exist, or is a pipe or a device."""
+    try:
+        return Path(file).read_text(errors="replace") if Path(file).is_file() else ""
+    except OSError:
+        return ""
