@@ -37,6 +37,9 @@ def test_advice_about_policies_changes_no_exit_status(lab: Lab, tmp_path: Path) 
     junit = tmp_path / "junit.xml"
     assert f"advice: {advice}" in lab.run("check", *ALLOWED, "--junit", str(junit)).out
     assert "policy-selects-no-pod" not in junit.read_text()
+    for command in ("check", "ping"):
+        refused = lab.run(command, "--allow-unmodelled", "NetworkPolcy", status=2).err
+        assert 'there is no kind "NetworkPolcy"; did you mean NetworkPolicy?' in refused
     report = lab.run("check", *ALLOWED, "-o", "json").json
     (item,) = [entry for entry in report["diagnostics"] if entry["code"] == "policy-selects-no-pod"]
     assert (item["accepted"], item["file"], item["line"]) == (True, str(file), line)

@@ -25,6 +25,8 @@ class _Kinds(NamedTuple):
     effect: Effect
     kinds: str = ""
     """Names of the kinds, separated by spaces; empty for all kinds of the group."""
+    examples: str = ""
+    """Names of some kinds, if all kinds of the group have the effect."""
 
 
 _KNOWN: Final = (
@@ -33,7 +35,11 @@ _KNOWN: Final = (
     _Kinds("networking.k8s.io", "addresses", "ServiceCIDR IPAddress"),
     _Kinds("extensions", "policy", "NetworkPolicy"),
     _Kinds("extensions", "route", "Ingress"),
-    _Kinds("policy.networking.k8s.io", "policy"),
+    _Kinds(
+        "policy.networking.k8s.io",
+        "policy",
+        examples="ClusterNetworkPolicy AdminNetworkPolicy BaselineAdminNetworkPolicy",
+    ),
     _Kinds(
         "gateway.networking.k8s.io",
         "route",
@@ -89,26 +95,36 @@ _KNOWN: Final = (
         "addresses",
         "EgressIP EgressService EgressQoS UserDefinedNetwork ClusterUserDefinedNetwork",
     ),
-    _Kinds("kubeovn.io", "addresses"),
+    _Kinds(
+        "kubeovn.io",
+        "addresses",
+        examples="Vpc Subnet IPPool OvnEip OvnFip SecurityGroup",
+    ),
     _Kinds("metallb.io", "addresses", "IPAddressPool L2Advertisement BGPAdvertisement BGPPeer"),
     _Kinds("metallb.universe.tf", "addresses"),
     # Ingress controllers
     *(
-        _Kinds(group, "route")
-        for group in (
-            "route.openshift.io",
-            "traefik.io",
-            "traefik.containo.us",
-            "projectcontour.io",
-            "k8s.nginx.org",
-            "getambassador.io",
-            "configuration.konghq.com",
-            "apisix.apache.org",
-            "ingress.v1.haproxy.org",
-            "gateway.envoyproxy.io",
-            "gateway.nginx.org",
-            "gateway.solo.io",
-            "appgw.ingress.k8s.io",
+        _Kinds(group, "route", examples=examples)
+        for group, examples in (
+            ("route.openshift.io", "Route"),
+            (
+                "traefik.io",
+                "IngressRoute IngressRouteTCP IngressRouteUDP Middleware TraefikService",
+            ),
+            ("traefik.containo.us", "IngressRoute Middleware"),
+            ("projectcontour.io", "HTTPProxy TLSCertificateDelegation"),
+            ("k8s.nginx.org", "VirtualServer VirtualServerRoute TransportServer Policy"),
+            ("getambassador.io", "Mapping Host Listener TCPMapping"),
+            (
+                "configuration.konghq.com",
+                "KongIngress KongPlugin KongConsumer TCPIngress UDPIngress",
+            ),
+            ("apisix.apache.org", "ApisixRoute ApisixUpstream ApisixTls"),
+            ("ingress.v1.haproxy.org", "Defaults Global Backend TCP"),
+            ("gateway.envoyproxy.io", "EnvoyProxy SecurityPolicy ClientTrafficPolicy"),
+            ("gateway.nginx.org", "NginxGateway ClientSettingsPolicy"),
+            ("gateway.solo.io", "Gateway VirtualService RouteTable Upstream"),
+            ("appgw.ingress.k8s.io", "AzureIngressProhibitedTarget"),
         )
     ),
     _Kinds(
@@ -119,19 +135,58 @@ _KNOWN: Final = (
     _Kinds("cloud.google.com", "route", "BackendConfig"),
     _Kinds("elbv2.k8s.aws", "route", "TargetGroupBinding"),
     # Service meshes
-    _Kinds("networking.istio.io", "mesh"),
+    _Kinds(
+        "networking.istio.io",
+        "mesh",
+        examples=(
+            "VirtualService DestinationRule Gateway ServiceEntry Sidecar "
+            "EnvoyFilter WorkloadEntry WorkloadGroup ProxyConfig"
+        ),
+    ),
     _Kinds(
         "security.istio.io", "mesh", "AuthorizationPolicy PeerAuthentication RequestAuthentication"
     ),
-    _Kinds("extensions.istio.io", "mesh"),
-    _Kinds("policy.linkerd.io", "mesh"),
-    _Kinds("appmesh.k8s.aws", "mesh"),
+    _Kinds(
+        "extensions.istio.io",
+        "mesh",
+        examples="WasmPlugin",
+    ),
+    _Kinds(
+        "policy.linkerd.io",
+        "mesh",
+        examples=(
+            "Server ServerAuthorization AuthorizationPolicy HTTPRoute "
+            "MeshTLSAuthentication NetworkAuthentication"
+        ),
+    ),
+    _Kinds(
+        "appmesh.k8s.aws",
+        "mesh",
+        examples=("Mesh VirtualNode VirtualRouter VirtualService VirtualGateway GatewayRoute"),
+    ),
     _Kinds("policy.openservicemesh.io", "mesh"),
     _Kinds("application-networking.k8s.aws", "mesh"),
     _Kinds("linkerd.io", "mesh", "ServiceProfile"),
-    _Kinds(".smi-spec.io", "mesh"),
-    _Kinds("consul.hashicorp.com", "mesh"),
-    _Kinds("kuma.io", "mesh"),
+    _Kinds(
+        ".smi-spec.io",
+        "mesh",
+        examples="TrafficSplit TrafficTarget HTTPRouteGroup",
+    ),
+    _Kinds(
+        "consul.hashicorp.com",
+        "mesh",
+        examples=(
+            "ServiceIntentions ServiceDefaults ServiceRouter ServiceSplitter "
+            "ServiceResolver ProxyDefaults Mesh"
+        ),
+    ),
+    _Kinds(
+        "kuma.io",
+        "mesh",
+        examples=(
+            "Mesh MeshTrafficPermission MeshHTTPRoute MeshTCPRoute TrafficPermission TrafficRoute"
+        ),
+    ),
 )
 
 
@@ -147,3 +202,8 @@ def effect_of(document: JsonMapping) -> Effect | None:
             return entry.effect
     is_preview = kind.startswith("Staged")  # Calico's policies that deny nothing yet
     return "policy" if "NetworkPolicy" in kind and not is_preview else None
+
+
+def known_kinds() -> set[str]:
+    """Return the names of the kinds with an effect, as far as they are known."""
+    return {name for entry in _KNOWN for name in (entry.kinds or entry.examples).split()}

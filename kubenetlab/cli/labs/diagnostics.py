@@ -67,7 +67,7 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
     undeclared: True with --allow-undeclared.
     """
     from kubenetlab.api.kinds import find_kind
-    from kubenetlab.cli.input.selection import is_kind_name
+    from kubenetlab.cli.input.allowed_kinds import is_allowed_kind
     from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED
 
     if diagnostic.code in ADVICE:
@@ -78,11 +78,7 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
             diagnostic.kind.partition(".")[0],
             *(() if served is None else (served.document_kind(),)),
         }
-        return any(
-            is_kind_name(name, word) or (served is not None and find_kind(word) is served)
-            for word in kinds or ()
-            for name in names
-        )
+        return any(is_allowed_kind(name, word) for word in kinds or () for name in names)
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubenetlab.cli.input.allowed_kinds import refuse_unknown_kinds
 from kubenetlab.cli.input.options import Lab, Output, manifest_files
 from kubenetlab.cli.labs.diagnostics import AllowUndeclared, AllowUnmodelled
 from kubenetlab.cli.terminal.output_documents import print_document
@@ -117,6 +118,7 @@ def check(
     if junit is not None:
         check_report.refuse_unwritable("--junit", junit)
     client = select_lab(lab)
+    refuse_unknown_kinds(client, allow_unmodelled)
     tables = [(file, *load(file)) for file in table_files]
     manifests = [
         os.path.join(os.path.dirname(file), name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.api.json_types import JsonObject
+from kubenetlab.cli.input.allowed_kinds import refuse_unknown_kinds
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.labs.diagnostics import (
@@ -163,6 +164,7 @@ def ping(
     if count is not None and (destination is None or matrix):
         raise UsageError("--count needs a source and a destination, and excludes --matrix")
     client = select_lab(lab)
+    refuse_unknown_kinds(client, allow_unmodelled)
     inspected = client.inspect()
     are_agents_running = agents_run(inspected)
     if source is not None and destination is not None and not matrix:
