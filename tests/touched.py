@@ -85,8 +85,10 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/comparison/": ("compare",),
     "kubenetlab/cli/probing/check": ("verdicts", "check_options", "output_schemas"),
     "kubenetlab/observe/checks/": ("verdicts", "check_options"),
+    "kubenetlab/datapath/node_sources": ("policy_sources",),
     "kubenetlab/observe/policies/": (
         "policy_probes",
+        "policy_sources",
         "cluster_network_policies",
         "calico_policies",
         "cilium_policies",

@@ -42,6 +42,8 @@ class InspectedNode(InspectedHost):
     """First and last address for pods in each range, as `first-last`, beside those of pools."""
     gateways: list[str]
     """Gateways of its pods in these ranges."""
+    pod_sources: list[str]
+    """Source addresses of its own and masqueraded packets to pods of other nodes."""
     ready: bool
     agent: str
     """State of the CNI plugin's agent: running or stopped; empty if the plugin has none."""

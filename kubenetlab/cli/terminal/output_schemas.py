@@ -209,6 +209,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "pod_cidrs": ["text"],
                 "pod_addresses": ["text"],
                 "gateways": ["text"],
+                "pod_sources": ["text: source of its packets to pods of other nodes"],
                 "ready": "bool",
                 "agent": "text: running, stopped, or empty without agents",
             }

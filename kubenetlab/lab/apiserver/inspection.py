@@ -8,7 +8,7 @@ mounted, so that they can be opened outside the lab.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kubenetlab import names
@@ -32,6 +32,7 @@ from kubenetlab.controllers.nodes.ipam import (
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
+from kubenetlab.datapath.node_sources import node_sources
 from kubenetlab.datapath.services.view import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
@@ -63,6 +64,7 @@ def inspection(agent: Agent) -> Inspection:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
+    ranges = {node.name: node_ranges(cluster, node) for node in cluster.all(Node)}
     routers: list[InspectedRouter] = [
         {
             "name": netns.rpartition("/")[2],
@@ -91,9 +93,10 @@ def inspection(agent: Agent) -> Inspection:
                 "name": node.name,
                 **location(names.node_netns(node.name)),
                 "addresses": list(node.addresses),
-                "pod_cidrs": node_ranges(cluster, node),
+                "pod_cidrs": ranges[node.name],
                 "pod_addresses": pod_addresses(cluster, node),
                 "gateways": gateways(cluster, node),
+                "pod_sources": _pod_sources(cluster, node, desired, ranges),
                 "ready": node.is_ready,
                 "agent": _agent_state(cluster, node),
             }
@@ -118,6 +121,22 @@ def inspection(agent: Agent) -> Inspection:
         "uplink": list(uplink.router) if uplink is not None else [],
         "faults": summarize_faults(cluster),
     }
+
+
+def _pod_sources(
+    cluster: Cluster, node: Node, desired: HostState, ranges: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return the source addresses of a node's packets to pods of other nodes.
+
+    ranges: ranges of the pods of each node.
+    """
+    others = [cidr for name, own in ranges.items() if name != node.name for cidr in own]
+    objects = list(desired[names.node_netns(node.name)].values())
+    return [
+        address
+        for version in cluster.config.networking.versions
+        for address in node_sources(objects, ranges[node.name], others, version)
+    ]
 
 
 def _segment(cluster: Cluster) -> int:

@@ -11,8 +11,9 @@ is. Policies about ingress may see another source, because nodes masquerade some
     external host      external address, node port (Local)    the host
     node, hostNetwork  pod of another node, cluster IP        the node
 
-A node has several addresses, for example that of its tunnel. If the lab does not tell which of them
-is used, or which node receives a packet, there is one path for each.
+A node has several addresses, for example that of its tunnel. The kernel selects one by the route to
+the pod (`pod_sources` of `inspect`). If the lab does not tell which of several is used, or which
+node receives a packet, there is one path for each.
 """
 
 from __future__ import annotations
@@ -168,8 +169,7 @@ class Paths:
         if not self.is_subject(destination) or source.pod == destination.pod:
             yield source  # no policy applies
         elif frontend.is_sent_on:
-            yield from self._own_sources(source, destination)
-            yield from self._addresses_of(source, destination)
+            yield from self._untranslated(source, destination)
             yield from self._router_parties
             if not frontend.is_source_kept:
                 yield from self._other_nodes(source, destination)
@@ -202,9 +202,18 @@ class Paths:
         if not frontend.is_source_kept and frontend.node != destination.node:
             yield from self._parties_of(frontend.node, destination.address)
             return
-        yield from self._own_sources(source, destination)
-        if source.node:  # CNI plugins masquerade packets of pods to addresses outside their range
-            yield from self._parties_of(source.node, destination.address)
+        yield from self._untranslated(source, destination)
+
+    def _untranslated(self, source: Party, destination: Party) -> Iterator[Party]:
+        """Yield the sources of a packet that leaves its node before its translation.
+
+        It is sent to an address outside of the ranges for pods, where nodes have the address that
+        others know, and CNI plugins masquerade packets of pods.
+        """
+        if not source.node or self.is_subject(source):
+            yield from self._own_sources(source, destination)
+        if source.node:
+            yield from self._outward_parties[source.node, ":" in destination.address]
 
     def _own_sources(self, source: Party, destination: Party) -> Iterator[Party]:
         """Yield the sources that a destination may see if no Service masquerades."""
@@ -233,20 +242,34 @@ class Paths:
 
     @cached_property
     def _node_parties(self) -> Mapping[tuple[str, bool], tuple[Party, ...]]:
-        """(node, True for IPv6) → the node with each of its addresses.
+        """(node, True for IPv6) → the node with each address that it may use towards pods.
 
-        The first address of its range for pods stands for the addresses of tunnels and bridges.
+        Programs that translate at a socket let it keep the address that the node has chosen for the
+        Service's address.
         """
+        is_netfilter = self._seen["kube_proxy_mode"] in _MASQUERADING
         return {
             (node["name"], is_ipv6): tuple(
                 Party(address, node=node["name"])
                 for address in dict.fromkeys(
                     (
-                        *node["addresses"],
-                        *node.get("gateways", ()),
-                        *(cidr.partition("/")[0] for cidr in node.get("pod_cidrs", ())),
+                        *(() if is_netfilter and node["pod_sources"] else node["addresses"]),
+                        *node["pod_sources"],
                     )
                 )
+                if (":" in address) == is_ipv6
+            )
+            for node in self._seen["nodes"]
+            for is_ipv6 in (False, True)
+        }
+
+    @cached_property
+    def _outward_parties(self) -> Mapping[tuple[str, bool], tuple[Party, ...]]:
+        """(node, True for IPv6) → the node with each address that other nodes know."""
+        return {
+            (node["name"], is_ipv6): tuple(
+                Party(address, node=node["name"])
+                for address in node["addresses"]
                 if (":" in address) == is_ipv6
             )
             for node in self._seen["nodes"]
