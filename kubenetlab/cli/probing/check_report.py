@@ -79,11 +79,15 @@ def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
 
 def _again(verdict: RowVerdict) -> str:
     """Return the `ping` command that repeats the probe of a failed expectation."""
-    target, _, protocol = verdict.target.rpartition("/")
+    destination, family = verdict.target, ""
+    for version in ("4", "6"):
+        if destination.endswith(f" IPv{version}"):
+            destination, family = destination.removesuffix(f" IPv{version}"), f" -{version}"
+    target, _, protocol = destination.rpartition("/")
     if protocol not in ("TCP", "UDP", "SCTP"):
-        return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
+        return f"kubenetlab ping {verdict.source} {quote(destination)}{family}"
     target, _, port = target.rpartition(":")
-    return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}"
+    return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}{family}"
 
 
 def _unenforced_by_verdict(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:

@@ -26,6 +26,7 @@ from kubenetlab.observe.checks.verdicts import (
     RowVerdict,
     state_of,
     verdict_of,
+    with_family,
 )
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.drop_logs import logging_nodes
@@ -263,7 +264,7 @@ def _probe_or_failure(
         return RowVerdict(
             inputs.table.name,
             source.title,
-            destination.title,
+            with_family(destination.title, row),
             row.expected,
             error.strerror or str(error),
             "fails",
@@ -295,7 +296,7 @@ def _request(probe: RowProbe) -> ProbeRequest:
 
 
 def _port(row: Row) -> str:
-    return f":{row.port}/{row.protocol}" if row.port is not None else ""
+    return with_family(f":{row.port}/{row.protocol}" if row.port is not None else "", row)
 
 
 async def _check_name(

@@ -79,16 +79,22 @@ def state_of(holds: bool, outcome: str = "") -> State:
     return "holds" if holds else "fails"
 
 
+def with_family(target: str, row: Row) -> str:
+    """Return the title of a destination with the family, if the row gives one."""
+    return f"{target} {row.family}" if row.family else target
+
+
 def verdict_of(
     table: TruthTable, probe: RowProbe, found: str, state: State, ms: float = 0.0
 ) -> RowVerdict:
     """Return the verdict of a probe. `found` is the result, and `ms` the time that it took."""
     row = probe.row
     is_plain = row.port is not None and not probe.path
+    target = with_port(probe.title, row.port, row.protocol) if is_plain else probe.title
     return RowVerdict(
         table.name,
         probe.source.title,
-        with_port(probe.title, row.port, row.protocol) if is_plain else probe.title,
+        with_family(target, row),
         row.expected + (f", from {row.source}" if row.source else ""),
         found,
         state,

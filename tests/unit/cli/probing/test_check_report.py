@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from kubenetlab.cli.probing.check_report import Result, show
+from kubenetlab.cli.probing.check_report import Result, next_command, show
 from kubenetlab.observe.checks.verdicts import ANY_OUTCOME, NOT_DENIED, RowVerdict, State
 
 
@@ -50,3 +50,18 @@ def test_wide_output_names_results_that_prove_little(capsys: pytest.CaptureFixtu
         "    holds whatever the outcome",
     ]
     assert lines.count("    no network policy denies this connection") == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("a/web:80/TCP IPv6", "a/web --tcp 80 -6"),
+        ("a/web IPv4", "a/web -4"),
+        ("http://web/x IPv6", "http://web/x -6"),
+        ("a/web:53/UDP", "a/web --udp 53"),
+    ],
+)
+def test_a_failed_row_is_repeated_in_its_family(target: str, words: str) -> None:
+    failed = structs.replace(verdict("allow", "fails"), target=target)
+    result = Result("demo", [failed], (), 1.5)
+    assert next_command(result) == f"kubenetlab ping default/a {words}"

@@ -8,11 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import ManifestError
 from kubenetlab.observe.checks.html_report import PageNote, render_page
 from kubenetlab.observe.checks.junit import Note, write
 from kubenetlab.observe.checks.truth_table import load
-from kubenetlab.observe.checks.verdicts import RowVerdict
+from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, verdict_of
+from tests.unit.observe.policies.worlds import world
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
@@ -184,6 +186,27 @@ def test_junit_has_stable_names_and_places(tmp_path: Path) -> None:
         "t.yaml:3\ndefault/web-1 → default/web-2\nwhy",
         "p.yaml:7\nm",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("{from: a, to: b, port: 80, family: IPv6, expect: deny}", "default/b:80/TCP IPv6"),
+        ("{from: a, to: b, family: IPv4, expect: deny}", "default/b IPv4"),
+        ("{from: a, to: b, port: 80, expect: deny}", "default/b:80/TCP"),
+    ],
+)
+def test_results_show_the_family_of_their_row(tmp_path: Path, text: str, target: str) -> None:
+    """Rows about the same destination in both families would look the same."""
+    file = tmp_path / "expect.yaml"
+    file.write_text(f"- {text}")
+    table, (place,) = load(str(file))
+    (row,) = table.probes
+    lab = world("")
+    probe = RowProbe(
+        row, place, "", Connection(), lab.places["client"], "default/b", "10.244.1.9", 80
+    )
+    assert verdict_of(table, probe, "silence", "holds").target == target
 
 
 HOSTILE = "\x1b[31m<script>&"
