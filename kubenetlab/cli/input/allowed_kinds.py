@@ -40,10 +40,18 @@ def refuse_unknown_kinds(client: Client, words: Sequence[str] | None) -> None:
 
 
 def is_allowed_kind(kind: str, word: str) -> bool:
-    """Return True if a word after --allow-unmodelled names a kind; `cnp` names two of them."""
-    from kubenetlab.api.kinds import POLICY_KINDS
+    """Return True if a word after --allow-unmodelled names a kind; `cnp` names two of them.
 
-    names = {name for each in POLICY_KINDS if each.kind == kind for name in each.short_names}
-    if kind == "CiliumNetworkPolicy":
-        names.add("cnp")
-    return is_kind_name(kind, word) or word.lower() in names
+    kind: name of a diagnostic's kind, with its API group if the lab does not serve it.
+    """
+    from kubenetlab.api.kinds import find_kind
+    from kubenetlab.api.policies.cilium_network_policy import CiliumNetworkPolicy
+
+    served = find_kind(kind)
+    if is_kind_name(kind.partition(".")[0], word):
+        return True
+    return served is not None and (
+        is_kind_name(served.document_kind(), word)
+        or find_kind(word) is served
+        or (served is CiliumNetworkPolicy and word.lower() == "cnp")
+    )

@@ -66,19 +66,13 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
     kinds: words of --allow-unmodelled, each the name of a kind whose objects need no enforcement.
     undeclared: True with --allow-undeclared.
     """
-    from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.input.allowed_kinds import is_allowed_kind
     from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED
 
     if diagnostic.code in ADVICE:
         return True
     if diagnostic.code == NOT_ENFORCED:
-        served = find_kind(diagnostic.kind)
-        names = {
-            diagnostic.kind.partition(".")[0],
-            *(() if served is None else (served.document_kind(),)),
-        }
-        return any(is_allowed_kind(name, word) for word in kinds or () for name in names)
+        return any(is_allowed_kind(diagnostic.kind, word) for word in kinds or ())
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 
