@@ -25,6 +25,8 @@ _OUT_OF_RANGE: Final = re.compile(
     r"(?P<value>.+) is not (in the range (?P<range>.+)|a valid .+)\."
 )
 """Line that commands print for an invalid number."""
+_UNKNOWN_KIND: Final = re.compile(r"--allow-unmodelled \S+: (?P<reason>.+)")
+"""First line of the error about a word that names no kind."""
 _NO_OPTION: Final = re.compile(r"error: No such option: (?P<word>\S+).*")
 """Line that commands print for an argument that starts with `-`."""
 
@@ -83,6 +85,8 @@ def argument_error(messages: str) -> str:
         argument = _ARGUMENT_OF[match["option"]]
         expected = (match["range"] or "a number").replace("x", argument)
         return f"{argument}: expected {expected}, found {match['value']}"
+    if match := _UNKNOWN_KIND.fullmatch(lines[0]):
+        return "\n".join((f"allow_unmodelled: {match['reason']}", *lines[1:]))
     if match := _NO_OPTION.fullmatch(lines[0]):
         return f'No such option: {match["word"]}; names and targets do not start with "-"'
     return messages

@@ -388,4 +388,5 @@ def read_error(record: JsonObject) -> KubenetlabError:
     if "problems" in record:
         return ManifestError(msgspec.convert(record["problems"], list[Problem]))
     type_: type[KubenetlabError] = getattr(errors, record["type"])
-    return type_(record["message"])
+    message: str = record["message"]
+    return type_(argument_error(message) if type_ is UsageError else message)

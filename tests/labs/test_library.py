@@ -290,6 +290,8 @@ def test_objects_that_are_not_enforced_make_a_result_meaningless() -> None:
         assert (ping.ok, ping.outcome) == (False, "answer")
         assert ping.unenforced == ("NetworkPolicy deny",)
         assert lab.ping("client", "svc:web", allow_unmodelled=["NetworkPolicy"]).ok
+        with pytest.raises(UsageError, match='allow_unmodelled: there is no kind "NetworkPolcy"'):
+            lab.ping("client", "svc:web", allow_unmodelled=["NetworkPolcy"])
         check = lab.check(text="[{from: client, to: svc:web, expect: allow}]")
         assert (check.ok, check.failures) == (False, ())
         assert [item.name for item in check.diagnostics] == ["deny"]

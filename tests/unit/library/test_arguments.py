@@ -14,7 +14,7 @@ from kubenetlab.library.arguments import (
     explanation_arguments,
     ping_arguments,
 )
-from kubenetlab.library.process import Completed
+from kubenetlab.library.process import Completed, read_error
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,9 @@ def test_errors_of_options_become_errors_of_arguments(messages: str, expected: s
     with pytest.raises(UsageError) as caught:
         Completed(("ping",), 2, "", messages).require(0)
     assert str(caught.value) == expected
+
+
+def test_the_error_about_a_kind_names_the_argument() -> None:
+    message = '--allow-unmodelled Ingres: there is no kind "Ingres"\n  a kind …'
+    error = read_error({"type": "UsageError", "message": message})
+    assert str(error) == 'allow_unmodelled: there is no kind "Ingres"\n  a kind …'
