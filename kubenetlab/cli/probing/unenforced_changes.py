@@ -73,10 +73,11 @@ def _policies(cluster: Cluster) -> dict[_Key, Document]:
     for key, given in cluster.given.items():
         document = given.document
         if effect_of(document) in ("policy", "mesh"):
-            meta = document["metadata"]
-            # Diagnostics of a whole document have its own words.
-            alias = qualified_kind(document), str(meta.get("namespace") or ""), str(meta["name"])
-            documents |= {key: document, alias: document}
+            meta, kind = document["metadata"], writable(document)
+            # Diagnostics of a whole document have its own words for the namespace.
+            names = {qualified_kind(document), *(() if kind is None else (kind.kind,))}
+            own = str(meta.get("namespace") or ""), str(meta["name"])
+            documents |= {key: document, **{(name, *own): document for name in names}}
     return documents
 
 
