@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
-from kubenetlab.observe.expect import Destination, ServiceTarget
+from kubenetlab.observe.expect import Destination, ServiceNodePort, ServiceTarget
 from kubenetlab.observe.pod_ports import HostPort, PodPort
 from kubenetlab.observe.targets.grammar import WORKLOADS, Target
 from kubenetlab.observe.targets.locations import Location
@@ -56,7 +56,8 @@ class Ends:
         if isinstance(destination, ServiceTarget):
             reached = _reached_port(destination)
             addresses, protocol = (destination.address,), destination.protocol
-            return self._with_traffic(self._connection(source, reached), addresses, protocol)
+            connection = self._connection(source, reached)
+            return self._with_traffic(connection, addresses, protocol, destination.port)
         pods = frozenset([_name(destination)] if destination.kind == "pod" else [])
         connection = self._connection(source, _Reached("", pods))
         return self._with_traffic(connection, destination.addresses, "ICMP")
@@ -217,6 +218,11 @@ class Ends:
             return f"{self._stable_pod(destination.namespace, destination.name)}:{port}"
         if isinstance(destination, HostPort):
             return f"ext/{destination.name}:{port}"
+        if isinstance(destination, ServiceNodePort):
+            target = destination.target.replace(":", "/", 1)
+            return f"{target}:{destination.service_port}/{destination.protocol}{family}"
+        if destination.is_external_ip:
+            return f"ip/{destination.title}"
         where = "" if destination.namespace == "default" else f"{destination.namespace}/"
         kind = "lb" if destination.is_outside else "svc"
         return f"{kind}/{where}{destination.name}:{port}"
@@ -351,7 +357,8 @@ def _reached_port(port: ServiceTarget) -> _Reached:
     name = f"{port.namespace}/{port.name}"
     if isinstance(port, PodPort):
         return _Reached("", frozenset([name]), port.port)
-    return _Reached("" if isinstance(port, HostPort) else name, port=port.port)
+    number = port.service_port if isinstance(port, ServiceNodePort) else port.port
+    return _Reached("" if isinstance(port, HostPort) else name, port=number)
 
 
 def _name(place: Location) -> str:

@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.expect import (
-    ClusterFacts,
-    Destination,
-    Expectation,
-    ServiceTarget,
-    expect,
-    service_ports,
-)
+from kubenetlab.observe.expect import ClusterFacts, Destination, Expectation, ServiceTarget, expect
+from kubenetlab.observe.node_ports import at_node
 from kubenetlab.observe.policies.reasons import reasons
 from kubenetlab.observe.request import ProbeSpecification, Transport
+from kubenetlab.observe.service_ports import service_ports
 from kubenetlab.observe.targets.grammar import Target, with_port
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.lookups import service_named
@@ -97,13 +92,16 @@ async def _find(
     if target.kind == "nodeport":
         protocol = "TCP" if protocol == "ICMP" else protocol
         (first, *_) = node_ports(target, seen, request.port, protocol)
-        service = (target.namespace, target.name.rpartition("/")[2])
+        node, _, name = target.name.partition("/")
+        address = common(source, first.title, first.addresses)[0]
+        at_addresses = at_node(seen, node, target.namespace, name, first.port, protocol)
         return ResolvedDestination(
             first.title,
-            common(source, first.title, first.addresses)[0],
+            address,
             first.port,
             protocol,
-            service=service,
+            next((entry for entry in at_addresses if entry.address == address), None),
+            service=(target.namespace, name),
         )
     port = _port_of(target, request)
     if target.kind in ("ip", "name"):
@@ -266,7 +264,11 @@ def service_port(
     protocol: empty for any. Raises UsageError for a Service without such an address.
     """
     service = (target.namespace, target.name)
-    of_kind = [entry for entry in service_ports(seen) if entry.is_outside == (target.kind == "lb")]
+    of_kind = [
+        entry
+        for entry in service_ports(seen)
+        if entry.is_outside == (target.kind == "lb") and not entry.is_external_ip
+    ]
     all_ports = [entry for entry in of_kind if (entry.namespace, entry.name) == service]
     ports = [
         entry

@@ -11,8 +11,12 @@ The rules of the datapath are not considered.
    announce it.
 4. A load balancer's address leads to the ready endpoints of the Service from everywhere, or from
    its source ranges. Without endpoints it refuses, but packets of a node itself may go to the next
-   node first.
-5. If the lab enforces network policies, nothing answers to a connection that they deny, as their
+   node first. So does an external IP, without source ranges.
+5. A node port leads to the ready endpoints from everywhere, and refuses without endpoints. With
+   externalTrafficPolicy Local, hosts outside and other nodes reach only endpoints on the node that
+   they address; if there is none, packets are dropped. The node itself and its pods reach all.
+   Nothing is promised to pods of other nodes then, unless all endpoints are on that node.
+6. If the lab enforces network policies, nothing answers to a connection that they deny, as their
    evaluator says (policies/verdicts.py).
 """
 
@@ -25,6 +29,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from msgspec import Struct
 
 from kubenetlab.observe.policies.verdicts import Decision, PolicyVerdicts, combined
+from kubenetlab.observe.targets.grammar import with_port
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.programs import COMMAND
 
@@ -52,17 +57,42 @@ class ServiceTarget(Struct, frozen=True):
     family: str = ""
     """Family of the address if the Service has several; else empty."""
     is_outside: bool = False
-    """True for a load balancer's address."""
+    """True for a load balancer's address, and for an external IP."""
     sources: tuple[str, ...] = ()
     """Ranges of the allowed clients; empty allows every client."""
     is_sent_on: bool = False
     """True if the load balancer forwards to node ports (ipMode Proxy)."""
+    is_external_ip: bool = False
+    """True for one of `externalIPs`; then `is_outside`, too."""
+    endpoint_nodes: tuple[str, ...] = ()
+    """Node of each endpoint, for addresses and ports to which externalTrafficPolicy applies."""
+    is_local_only: bool = False
+    """True for such an address or port with externalTrafficPolicy Local."""
 
     @property
     def title(self) -> str:
+        if self.is_external_ip:
+            return with_port(self.address, self.port, self.protocol)
         prefix = "lb" if self.is_outside else "svc"
         family = f" {self.family}" if self.family else ""
         return f"{prefix}:{self.namespace}/{self.name}:{self.port}/{self.protocol}{family}"
+
+
+class ServiceNodePort(ServiceTarget, frozen=True):
+    """One port of one Service at an address of a node; `port` is the node port."""
+
+    node: str = ""
+    service_port: int = 0
+
+    @property
+    def target(self) -> str:
+        """Target of commands and tables, without the port."""
+        return f"nodeport:{self.node}/{self.namespace}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        family = f" {self.family}" if self.family else ""
+        return f"{self.target}:{self.service_port}/{self.protocol}{family}"
 
 
 Destination = Location | ServiceTarget
@@ -75,6 +105,10 @@ FORWARD, but not from OUTPUT.
 """
 
 
+_DETECTING_BY_ADDRESS: Final = ("ClusterCIDR", "NodeCIDR")
+"""Values of `detectLocalMode` that find all pods of a node; interfaces may be others."""
+
+
 class ClusterFacts(Struct, frozen=True):
     """Facts that the rules need beside source and destination."""
 
@@ -85,61 +119,15 @@ class ClusterFacts(Struct, frozen=True):
     """Ranges that nodes announce to the router, which hosts outside reach."""
     policies: PolicyVerdicts | None = None
     """Network policies that the lab enforces; None if there are none."""
+    detects_pods: bool = True
+    """False if traffic of pods may be like that of hosts outside (`detectLocalMode`)."""
 
     def is_announced(self, address: str) -> bool:
         """Return True if the router has a route to an address of a pod or a Service."""
         return any(ip_address(address) in network for network in self.announced)
 
 
-def service_ports(seen: Inspection) -> list[ServiceTarget]:
-    """Return every Service port at every cluster IP and load balancer address.
-
-    seen: document of `inspect`.
-    """
-    targets = []
-    for service in seen["services"]:
-        for address, is_outside in (
-            *((ip, False) for ip in service["cluster_ips"]),
-            *((ip, True) for ip in service["load_balancer_ips"]),
-        ):
-            is_sent_on = is_outside and address not in service["virtual_ips"]
-            for port in service["ports"]:
-                has_target = port["node_port"] or not is_sent_on
-                ready = [
-                    entry
-                    for entry in service["endpoints"]
-                    if has_target
-                    and entry["ready"]
-                    and entry.get("port_name", port["name"]) == port["name"]
-                    and _is_same_family(entry["address"], address)
-                ]
-                is_local = service["internal_traffic_policy"] == "Local" and not is_outside
-                targets.append(
-                    ServiceTarget(
-                        service["namespace"],
-                        service["name"],
-                        address,
-                        port["port"],
-                        port["protocol"],
-                        tuple((entry["address"], entry["port"]) for entry in ready),
-                        service["proxied"],
-                        tuple(entry["node"] or "" for entry in ready) if is_local else (),
-                        ("IPv6" if ":" in address else "IPv4")
-                        if len(service["cluster_ips"]) > 1
-                        else "",
-                        is_outside,
-                        tuple(
-                            text
-                            for text in service["source_ranges"]
-                            if is_outside and _is_same_family(text, address)
-                        ),
-                        is_sent_on,
-                    )
-                )
-    return targets
-
-
-def _is_same_family(first: str, second: str) -> bool:
+def is_same_family(first: str, second: str) -> bool:
     """Return True for two addresses of the same family."""
     return (":" in first) == (":" in second)
 
@@ -164,6 +152,8 @@ def facts_of(seen: Inspection, policies: PolicyVerdicts | None = None) -> Cluste
         seen["kube_proxy_mode"],
         tuple(map(ip_network, seen["router"].get("announced", ()))),
         policies,
+        "service_proxy" not in seen
+        or seen["service_proxy"]["detect_local_mode"] in _DETECTING_BY_ADDRESS,
     )
 
 
@@ -186,6 +176,8 @@ def _listening(containers: Sequence[InspectedContainer]) -> Iterator[tuple[str, 
 
 def expect(source: Location, destination: Destination, context: ClusterFacts) -> Expectation:
     """Return the expected outcome of a probe."""
+    if isinstance(destination, ServiceNodePort):
+        return _node_port(source, destination, context)
     if isinstance(destination, ServiceTarget):
         return _service(source, destination, context)
     has_pod_address = destination.kind == "pod" and not destination.is_host_network
@@ -202,7 +194,7 @@ def expect(source: Location, destination: Destination, context: ClusterFacts) ->
     decision = combined(
         policies.decision(source, address, 0, "ICMP")
         for address in destination.addresses
-        if any(_is_same_family(address, own) for own in source.addresses)
+        if any(is_same_family(address, own) for own in source.addresses)
     )
     return _restricted("answer", decision)
 
@@ -221,9 +213,7 @@ def _restricted(expectation: Expectation, decision: Decision) -> Expectation:
 def _is_excluded(source: Location, port: ServiceTarget) -> bool:
     """Return True for a source in none of a load balancer's source ranges."""
     own = [
-        ip_address(address)
-        for address in source.addresses
-        if _is_same_family(address, port.address)
+        ip_address(address) for address in source.addresses if is_same_family(address, port.address)
     ]
     return bool(port.sources) and not any(
         address in ip_network(text, strict=False) for text in port.sources for address in own
@@ -257,6 +247,59 @@ def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Ex
         return "nothing"
     if source.kind not in ("pod", "node") and port.nodes:
         return "any"
+    if port.is_local_only and not _is_detected(source, source.node, port, context):
+        return "any"
+    return _of_endpoints(source, usable, port, context)
+
+
+def _node_port(source: Location, port: ServiceNodePort, context: ClusterFacts) -> Expectation:
+    if not port.endpoints:
+        return "refused" if _may_leave(source, port, context) else "any"
+    usable = _usable_at_node(source, port, context)
+    if usable is None:
+        return "any"
+    return _of_endpoints(source, usable, port, context) if usable else "nothing"
+
+
+def _usable_at_node(
+    source: Location, port: ServiceNodePort, context: ClusterFacts
+) -> Sequence[tuple[str, int]] | None:
+    """Return the endpoints to which a node port may lead; None if packets may also be lost."""
+    if not port.is_local_only:
+        return port.endpoints
+    if source.node == port.node:
+        return port.endpoints if _is_detected(source, port.node, port, context) else None
+    local = _local_endpoints(port, port.node)
+    if source.kind == "pod" and not source.is_host_network:
+        # It may be known as a pod there. An endpoint elsewhere answers from an unknown address.
+        return port.endpoints if len(local) == len(port.endpoints) else None
+    return local
+
+
+def _is_detected(source: Location, node: str, port: ServiceTarget, context: ClusterFacts) -> bool:
+    """Return True if traffic of a node itself, or of a pod there, is known to reach an endpoint.
+
+    With externalTrafficPolicy Local, pods of a node without an endpoint need to be detected.
+    """
+    is_pod = source.kind == "pod" and not source.is_host_network
+    return not is_pod or context.detects_pods or bool(_local_endpoints(port, node))
+
+
+def _local_endpoints(port: ServiceTarget, node: str) -> list[tuple[str, int]]:
+    return [
+        endpoint
+        for endpoint, own in zip(port.endpoints, port.endpoint_nodes, strict=True)
+        if own == node
+    ]
+
+
+def _of_endpoints(
+    source: Location,
+    usable: Sequence[tuple[str, int]],
+    port: ServiceTarget,
+    context: ClusterFacts,
+) -> Expectation:
+    """Return the outcome of a connection to one of several endpoints."""
     policies = context.policies
     if policies is None:
         outcomes = {_of_endpoint(endpoint, port, context) for endpoint in usable}

@@ -44,6 +44,8 @@ class InspectedNode(InspectedHost):
     """Gateways of its pods in these ranges."""
     pod_sources: list[str]
     """Source addresses of its own and masqueraded packets to pods of other nodes."""
+    node_port_addresses: list[str]
+    """Those of its addresses at which node ports answer."""
     ready: bool
     agent: str
     """State of the CNI plugin's agent: running or stopped; empty if the plugin has none."""
@@ -135,6 +137,15 @@ class InspectedService(TypedDict):
     endpoints: list[InspectedEndpoint]
 
 
+class InspectedProxy(TypedDict):
+    """Options of the implementation of Services: kube-proxy, or the CNI plugin."""
+
+    detect_local_mode: str
+    """Criterion for traffic of pods; `none` or empty without one."""
+    dsr: bool
+    """True if endpoints of other nodes see clients outside in place of the node in between."""
+
+
 class InspectedFault(TypedDict):
     """A fault that was created with `break`."""
 
@@ -154,6 +165,7 @@ class Inspection(TypedDict):
     run_directory: str
     cni: str
     kube_proxy_mode: str
+    service_proxy: InspectedProxy
     policy_engine: str
     system_namespaces: list[str]
     """Namespaces of kube-proxy and of the CNI plugin's agents."""

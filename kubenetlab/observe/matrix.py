@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from kubenetlab.observe.drop_logs import logging_nodes
-from kubenetlab.observe.expect import (
-    Destination,
-    Expectation,
-    ServiceTarget,
-    expect,
-    facts_of,
-    service_ports,
-)
+from kubenetlab.observe.expect import Destination, Expectation, ServiceTarget, expect, facts_of
+from kubenetlab.observe.node_ports import NodePortProbes, node_port_probes
 from kubenetlab.observe.pod_ports import HostPort, PodPort, expect_port, host_ports, pod_ports
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.reasons import PlaceOf, denials, no_place, reasons
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 from kubenetlab.observe.policy_probes import PolicyProbes, policy_probes
 from kubenetlab.observe.prober import ProbeRequest, Result, run
+from kubenetlab.observe.service_ports import service_ports
 from kubenetlab.observe.targets.locations import Location, places
 
 if TYPE_CHECKING:
@@ -86,6 +81,8 @@ class Matrix(Struct, frozen=True):
     """
     is_sampled: bool = False
     """True if not all pods connect to the ports that policies name, since there are too many."""
+    has_node_ports_of_hosts: bool = False
+    """True if only hosts outside connect to node ports, since there are too many."""
 
     @property
     def faults(self) -> list[Cell]:
@@ -157,8 +154,8 @@ def probe_matrix(
 
     seen: document of `inspect`. sources: the rows; every place if None.
     policies: network policies that the lab enforces; None without any.
-    has_ports: also connect to the ports on which pods and hosts outside listen, and to those that
-        policies name.
+    has_ports: also connect to node ports, to the ports on which pods and hosts outside listen, and
+        to those that policies name.
     """
     all_places = matrix_places(seen)
     rows = tuple(sources if sources is not None else all_places)
@@ -174,13 +171,19 @@ def probe_matrix(
     of_policies = PolicyProbes()
     if has_ports and policies is not None:
         of_policies = policy_probes(rows, seen, policies)
+    node_ports = node_port_probes(rows, seen, context) if has_ports else NodePortProbes()
     pairs = [
         (row, column)
         for row in rows
-        for column in (*columns, *of_policies.ports.get(row.sandbox, ()))
+        for column in (
+            *columns,
+            *node_ports.ports.get(row.sandbox, ()),
+            *of_policies.ports.get(row.sandbox, ()),
+        )
         if _have_common_family(row, column) and not _is_itself(row, column)
     ]
-    columns = tuple(dict.fromkeys((*columns, *chain.from_iterable(of_policies.ports.values()))))
+    others = chain(node_ports.ports.values(), of_policies.ports.values())
+    columns = tuple(dict.fromkeys((*columns, *chain.from_iterable(others))))
     expectations = [
         expect_port(row, column, context)
         if isinstance(column, PodPort | HostPort)
@@ -209,7 +212,14 @@ def probe_matrix(
             pairs, expectations, probes, strict=True
         )
     )
-    return Matrix(rows, columns, cells, of_policies.left_out, is_sampled=of_policies.is_sampled)
+    return Matrix(
+        rows,
+        columns,
+        cells,
+        of_policies.left_out,
+        is_sampled=of_policies.is_sampled,
+        has_node_ports_of_hosts=node_ports.are_from_outside,
+    )
 
 
 def _probes(

@@ -178,6 +178,8 @@ def probe_everything(
     matrix = probe_matrix(inspected, deadline_s=deadline_s, policies=policies, has_ports=True)
     if matrix.left_out:
         note(f"{matrix.left_out} connections to ports that policies name are not tested: {NO_SCTP}")
+    if matrix.has_node_ports_of_hosts:
+        note("only hosts outside connect to node ports: there are too many for pods and nodes")
     return matrix, inspected, policies
 
 

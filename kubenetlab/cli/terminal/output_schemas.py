@@ -198,6 +198,10 @@ OUTPUTS: Final[JsonMapping] = {
         "run_directory": "text",
         "cni": "text",
         "kube_proxy_mode": "text",
+        "service_proxy": {
+            "detect_local_mode": "text: criterion for traffic of pods, or empty",
+            "dsr": "bool: true if endpoints see clients outside at every node port",
+        },
         "policy_engine": "text",
         "system_namespaces": ["text"],
         "pod_layout": "text",
@@ -210,6 +214,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "pod_addresses": ["text"],
                 "gateways": ["text"],
                 "pod_sources": ["text: source of its packets to pods of other nodes"],
+                "node_port_addresses": ["text: its addresses at which node ports answer"],
                 "ready": "bool",
                 "agent": "text: running, stopped, or empty without agents",
             }

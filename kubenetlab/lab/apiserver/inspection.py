@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from kubenetlab import names
@@ -33,6 +34,8 @@ from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.node_sources import node_sources
+from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
+from kubenetlab.datapath.proxy.services import PRIMARY
 from kubenetlab.datapath.services.view import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         InspectedEndpoint,
         InspectedFault,
         InspectedPod,
+        InspectedProxy,
         InspectedRouter,
         InspectedSandbox,
         InspectedService,
@@ -84,6 +88,7 @@ def inspection(agent: Agent) -> Inspection:
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
         "kube_proxy_mode": modes.proxy_mode(cluster.config.networking)[0],
+        "service_proxy": _service_proxy(cluster),
         "policy_engine": cluster_modes.policy_engine(cluster.config.networking, agent.decisions)[0],
         "system_namespaces": _system_namespaces(cluster),
         "pod_layout": agent.decisions.cni_options.get("layout", ""),
@@ -97,6 +102,7 @@ def inspection(agent: Agent) -> Inspection:
                 "pod_addresses": pod_addresses(cluster, node),
                 "gateways": gateways(cluster, node),
                 "pod_sources": _pod_sources(cluster, node, desired, ranges),
+                "node_port_addresses": _node_port_addresses(cluster, node),
                 "ready": node.is_ready,
                 "agent": _agent_state(cluster, node),
             }
@@ -136,6 +142,30 @@ def _pod_sources(
         address
         for version in cluster.config.networking.versions
         for address in node_sources(objects, ranges[node.name], others, version)
+    ]
+
+
+def _service_proxy(cluster: Cluster) -> InspectedProxy:
+    proxy = cluster_modes.service_proxy(cluster.config.networking)
+    return {
+        "detect_local_mode": proxy.detect_local_mode
+        if isinstance(proxy, LocalTrafficOptions)
+        else "",
+        "dsr": bool(getattr(proxy, "dsr", False)),
+    }
+
+
+def _node_port_addresses(cluster: Cluster, node: Node) -> list[str]:
+    """Return the addresses of a node at which node ports answer, of those that others know."""
+    proxy = cluster_modes.service_proxy(cluster.config.networking)
+    option: Sequence[str] = getattr(proxy, "node_port_addresses", ())
+    if not option or PRIMARY in option:
+        return list(node.addresses)
+    ranges = [ip_network(text, strict=False) for text in option]
+    return [
+        address
+        for address in node.addresses
+        if any(ip_address(address) in range_ for range_ in ranges)
     ]
 
 

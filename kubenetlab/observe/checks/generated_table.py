@@ -14,21 +14,28 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kubenetlab.observe.checks.closed_ports import ClosedCell, closed_rows
 from kubenetlab.observe.checks.row_groups import Groups, Pair, row_text
 from kubenetlab.observe.checks.truth_table import Expected
-from kubenetlab.observe.expect import ClusterFacts, Destination, ServiceTarget, facts_of
+from kubenetlab.observe.expect import (
+    ClusterFacts,
+    Destination,
+    ServiceNodePort,
+    ServiceTarget,
+    facts_of,
+)
 from kubenetlab.observe.matrix import Cell
 from kubenetlab.observe.pod_ports import HostPort, PodPort, is_served
-from kubenetlab.observe.targets.grammar import pod_title
+from kubenetlab.observe.targets.grammar import EVERY_NODE, pod_title
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
 
-_PODS, _SERVICES, _HOSTS = range(3)
+_PODS, _SERVICES, _NODE_PORTS, _HOSTS = range(4)
 """Order of the destinations."""
 _LIMITS: Final = (
-    "# Not covered: nodes, node ports, and pods of the system. Of ports on which nothing listens,"
-    " only",
-    "# those that policies name, the next ones, the same numbers in TCP or UDP, and 22/TCP.",
-    "# Rows without a family are about the primary one.",
+    "# Not covered: nodes, pods of the system, and node ports from inside the cluster. Of ports on"
+    " which",
+    "# nothing listens, only those that policies name, the next ones, the same numbers in TCP or"
+    " UDP,",
+    "# and 22/TCP. Rows without a family are about the primary one.",
 )
 """Head of each table: connections that change without a row that fails."""
 _LEFT_OUT: Final = (
@@ -46,6 +53,10 @@ class _Port(NamedTuple):
     number: int
     """0 for a ping."""
     protocol: str
+
+
+_Results = Mapping[_Port, Mapping[str, Mapping[Pair, Expected]]]
+"""Port → family → pair → expectation."""
 
 
 def generated_table(
@@ -83,7 +94,7 @@ def generated_table(
         f"name: {json.dumps(name)}",
         "probes:",
     ]
-    lines += _rows_by_destination(results, groups)
+    lines += _rows_by_destination(_at_every_node(results, seen), groups)
     if rows := list(closed_rows([*closed, *_denied_pings(used, connectable, groups)], groups)):
         lines += ["# closed by policies: pings, and some ports that no policy names", *rows]
     if varying:
@@ -92,13 +103,8 @@ def generated_table(
     return "\n".join(lines) + "\n"
 
 
-def _rows_by_destination(
-    results: Mapping[_Port, Mapping[str, Mapping[Pair, Expected]]], groups: Groups
-) -> Iterator[str]:
-    """Yield the rows to all destinations, with a comment before each of them.
-
-    results: port → family → expectations.
-    """
+def _rows_by_destination(results: _Results, groups: Groups) -> Iterator[str]:
+    """Yield the rows to all destinations, with a comment before each of them."""
     group = ""
     for port in sorted(results):
         if port.group != group:
@@ -170,15 +176,48 @@ def _destination(
         title = f"ext:{destination.name}"
         port = _Port(_HOSTS, title, destination.port, destination.protocol)
         return port, title, destination.family
+    if isinstance(destination, ServiceNodePort):
+        if cell.source.kind != "ext":
+            return None
+        title = destination.target
+        port = _Port(_NODE_PORTS, title, destination.service_port, destination.protocol)
+        return port, title, destination.family
     if isinstance(destination, ServiceTarget):
         kind = "lb" if destination.is_outside else "svc"
         title = f"{kind}:{destination.namespace}/{destination.name}"
+        if destination.is_external_ip:
+            title = destination.address
         port = _Port(_SERVICES, title, destination.port, destination.protocol)
         return port, title, destination.family
     if not groups.is_included(destination) or destination.title in connectable:
         return None
     order = _PODS if destination.kind == "pod" else _HOSTS
     return _Port(order, groups.of(destination.title), 0, "ICMP"), destination.title, ""
+
+
+def _at_every_node(results: _Results, seen: Inspection) -> _Results:
+    """Return results with one destination for a node port that has equal results at all nodes."""
+    nodes = [node["name"] for node in seen["nodes"]]
+    merged = dict(results)
+    first, *others = (f"nodeport:{node}/" for node in nodes)
+    for port in results if others else ():
+        if port.order != _NODE_PORTS or not port.group.startswith(first):
+            continue
+        service = port.group.removeprefix(first)
+        same = [port, *(port._replace(group=prefix + service) for prefix in others)]
+        everywhere = f"nodeport:{EVERY_NODE}/{service}"
+        renamed = [
+            {
+                family: {(source, everywhere): value for (source, _), value in pairs.items()}
+                for family, pairs in results.get(each, {}).items()
+            }
+            for each in same
+        ]
+        if all(each == renamed[0] for each in renamed):
+            for each in same:
+                del merged[each]
+            merged[port._replace(group=everywhere)] = renamed[0]
+    return merged
 
 
 def _rows(

@@ -23,13 +23,14 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from kubenetlab.observe.policies.frontends import Frontend, frontends_of
 from kubenetlab.observe.policies.model import Party, Traffic
 from kubenetlab.observe.targets.locations import Location
 
 if TYPE_CHECKING:
-    from kubenetlab.observe.inspection import InspectedService, Inspection
+    from kubenetlab.observe.inspection import Inspection
 
 Protocol = Literal["ICMP", "TCP", "UDP", "SCTP"]
 
@@ -63,24 +64,6 @@ class EndpointPaths(Struct, frozen=True):
     address: str
     port: int
     paths: tuple[Path, ...]
-
-
-class Frontend(Struct, frozen=True):
-    """Address and port at which kube-proxy translates the destination of packets."""
-
-    kind: Literal["cluster", "external", "node port"]
-    service: str
-    """`namespace/name`"""
-    address: str
-    port: int
-    endpoints: tuple[tuple[str, int], ...]
-    """(address, port) of the ready endpoints."""
-    is_source_kept: bool = False
-    """True for external addresses and node ports with the policy Local."""
-    is_sent_on: bool = False
-    """True if packets first go to a load balancer outside the nodes."""
-    node: str = ""
-    """Node that has the address, for a node port."""
 
 
 class Paths:
@@ -157,16 +140,19 @@ class Paths:
         self, source: Party, frontend: Frontend, destination: Party, traffic: Traffic
     ) -> Iterator[Path]:
         leaving = Hop(source, destination, traffic)
-        is_translated_elsewhere = frontend.is_sent_on or frontend.node not in ("", source.node)
-        if is_translated_elsewhere:
+        hops = [leaving]
+        if frontend.is_elsewhere(source):
             front = self.party_at(frontend.address)
-            leaving = Hop(source, front, Traffic(traffic.protocol, frontend.port, True))
+            hops = [Hop(source, front, Traffic(traffic.protocol, frontend.port, True))]
+            if self._has_direct_return and source.node == destination.node:
+                hops.append(leaving)  # the source's own node translates what returns to it
         for each in dict.fromkeys(self._sources(source, frontend, destination)):
-            yield Path(leaving, Hop(each, destination, traffic))
+            yield from (Path(hop, Hop(each, destination, traffic)) for hop in hops)
 
     def _sources(self, source: Party, frontend: Frontend, destination: Party) -> Iterator[Party]:
         """Yield the sources that the destination may see, of which it sees one."""
-        if not self.is_subject(destination) or source.pod == destination.pod:
+        is_itself = source.pod == destination.pod and not frontend.is_elsewhere(source)
+        if not self.is_subject(destination) or is_itself:
             yield source  # no policy applies
         elif frontend.is_sent_on:
             yield from self._untranslated(source, destination)
@@ -177,12 +163,23 @@ class Paths:
             yield from self._to_cluster_ip(source, destination)
         elif frontend.kind == "node port" and frontend.node != source.node:
             yield from self._to_node_port(source, frontend, destination)
-        elif frontend.is_source_kept or not source.node:
+        else:
+            yield from self._to_outside_address(source, frontend, destination)
+
+    def _to_outside_address(
+        self, source: Party, frontend: Frontend, destination: Party
+    ) -> Iterator[Party]:
+        """Yield the sources of a packet that the source's node translates, or any for others."""
+        if frontend.is_source_kept or not source.node:
             yield from self._own_sources(source, destination)
             if not frontend.is_source_kept:
                 yield from self._other_nodes(source, destination)
         elif not self.is_subject(source) or source.node == destination.node:
             yield from self._own_sources(source, destination)
+            if self.is_subject(source) and self._are_masqueraded_first:
+                # The mark of its packets says which pod it is, but ranges match their address.
+                for node in self._parties_of(source.node, destination.address):
+                    yield structs.replace(source, address=node.address)
         else:
             yield from self._addresses_of(source, destination)
             if self._seen["kube_proxy_mode"] not in _MASQUERADING:
@@ -201,8 +198,22 @@ class Paths:
         """Yield the sources of a packet to a node port of another node than the source's own."""
         if not frontend.is_source_kept and frontend.node != destination.node:
             yield from self._parties_of(frontend.node, destination.address)
+            if self._has_direct_return:
+                yield from self._untranslated(source, destination)
             return
         yield from self._untranslated(source, destination)
+
+    @property
+    def _are_masqueraded_first(self) -> bool:
+        """True if policies about ingress see packets after the stack has masqueraded them."""
+        is_netfilter = self._seen["kube_proxy_mode"] in _MASQUERADING
+        return is_netfilter and self._seen.get("policy_engine") == "ebpf"
+
+    @cached_property
+    def _has_direct_return(self) -> bool:
+        """True if endpoints may see a client that other nodes do not masquerade."""
+        options = self._seen.get("service_proxy")  # absent from an agent of an earlier version
+        return options is not None and options["dsr"]
 
     def _untranslated(self, source: Party, destination: Party) -> Iterator[Party]:
         """Yield the sources of a packet that leaves its node before its translation.
@@ -317,55 +328,17 @@ class Paths:
             key: frontend
             for service in self._seen["services"]
             if service["proxied"]
-            for key, frontend in _frontends_of(service, self._node_addresses)
+            for key, frontend in frontends_of(service, self._node_addresses)
         }
 
     @cached_property
     def _node_addresses(self) -> Mapping[str, str]:
+        """Address at which node ports answer → node."""
         return {
-            address: node["name"] for node in self._seen["nodes"] for address in node["addresses"]
+            address: node["name"]
+            for node in self._seen["nodes"]
+            for address in node.get("node_port_addresses", node["addresses"])
         }
-
-
-def _frontends_of(
-    service: InspectedService, nodes: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, int, str], Frontend]]:
-    """Yield (address, port, protocol) and the frontend for each port and address of a Service.
-
-    nodes: address → name of the node.
-    """
-    name = f"{service['namespace']}/{service['name']}"
-    is_kept = service.get("external_traffic_policy") == "Local"
-    for port in service["ports"]:
-        endpoints = [
-            (entry["address"], entry["port"])
-            for entry in service["endpoints"]
-            if entry["ready"] and entry.get("port_name", port["name"]) == port["name"]
-        ]
-        for address in service["cluster_ips"]:
-            own = _of_family(endpoints, address)
-            frontend = Frontend("cluster", name, address, port["port"], own)
-            yield (address, port["port"], port["protocol"]), frontend
-        for address in (*service["load_balancer_ips"], *service.get("external_ips", ())):
-            is_sent_on = (
-                address in service["load_balancer_ips"] and address not in service["virtual_ips"]
-            )
-            own = _of_family(endpoints, address)
-            yield (
-                (address, port["port"], port["protocol"]),
-                Frontend("external", name, address, port["port"], own, is_kept, is_sent_on),
-            )
-        if node_port := port["node_port"]:
-            for address, node in nodes.items():
-                own = _of_family(endpoints, address)
-                yield (
-                    (address, node_port, port["protocol"]),
-                    Frontend("node port", name, address, node_port, own, is_kept, node=node),
-                )
-
-
-def _of_family(endpoints: Sequence[tuple[str, int]], address: str) -> tuple[tuple[str, int], ...]:
-    return tuple(entry for entry in endpoints if _is_same_family(entry[0], address))
 
 
 def _is_same_family(first: str, second: str) -> bool:

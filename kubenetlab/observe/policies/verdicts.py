@@ -137,13 +137,7 @@ class PolicyVerdicts:
     def key(self, source: Location, address: str, port: int, protocol: Protocol) -> Hashable:
         """Return a key that connections with the same decisions share."""
         exact = (source.sandbox, address, port, protocol)
-        own = self._sources.get((source.sandbox, ":" in address))
-        if own is None:
-            party = self.paths.party(source, address)
-            is_subject = self.paths.is_subject(party)
-            own = party, self._classes_as(party, is_source=True) if is_subject else None
-            self._sources[source.sandbox, ":" in address] = own
-        party, classes = own
+        party, classes = self._source(source, address)
         if classes is None:
             return exact
         destination = self._destinations.get((address, port, protocol))
@@ -153,6 +147,22 @@ class PolicyVerdicts:
         if destination.key is None or party.pod in destination.pods:
             return exact
         return classes, destination.key, "" if destination.is_same_for_all_nodes else party.node
+
+    def source_key(self, source: Location, address: str) -> Hashable:
+        """Return a key that sources share if policies decide alike about their connections.
+
+        Connections may still differ by the nodes on their way. address: one of the family.
+        """
+        return self._source(source, address)[1]
+
+    def _source(self, source: Location, address: str) -> tuple[Party, tuple[int, int] | None]:
+        own = self._sources.get((source.sandbox, ":" in address))
+        if own is None:
+            party = self.paths.party(source, address)
+            is_subject = self.paths.is_subject(party)
+            own = party, self._classes_as(party, is_source=True) if is_subject else None
+            self._sources[source.sandbox, ":" in address] = own
+        return own
 
     def _destination(self, address: str, port: int, protocol: Protocol) -> _Destination:
         frontend = self.paths.frontend(address, port, protocol)

@@ -15,8 +15,8 @@ from kubenetlab.observe.distribution import (
     explanation,
     shares,
 )
-from kubenetlab.observe.expect import service_ports
 from kubenetlab.observe.series import Answer, failures, latency, parse_head
+from kubenetlab.observe.service_ports import service_ports
 from tests.unit.observe.documents import HOST, POD, SEEN, pod, service
 
 SEEN_NODES: Any = {

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
-from kubenetlab.observe.expect import ClusterFacts, ServiceTarget, expect, facts_of, service_ports
+from kubenetlab.observe.expect import ClusterFacts, ServiceTarget, expect, facts_of
+from kubenetlab.observe.service_ports import service_ports
 from kubenetlab.observe.targets.grammar import Target, parse
 from kubenetlab.observe.targets.locations import Location, places
 from kubenetlab.observe.targets.resolution import named_places, pod_of, resolve

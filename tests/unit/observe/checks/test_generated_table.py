@@ -9,6 +9,7 @@ import pytest
 from kubenetlab.observe.checks.closed_ports import ClosedCell
 from kubenetlab.observe.checks.generated_table import generated_table
 from kubenetlab.observe.matrix import Cell
+from kubenetlab.observe.node_ports import at_node
 from kubenetlab.observe.pod_ports import PodPort, host_port
 from kubenetlab.observe.prober import Result
 from tests.unit.observe.policies.worlds import PODS, World, world
@@ -92,6 +93,39 @@ def test_a_refusal_is_no_denial_where_nothing_listens(
         if line.startswith("- ")
     ]
     assert row.endswith(f"expect: {expected}}}")
+
+
+def _node_port_rows(lab: World, *outcomes: tuple[str, str]) -> list[str]:
+    """Return the rows for a Service from the results of `ext:client` at nodes."""
+    (service,) = (each for each in lab.seen["services"] if each["name"] == "open")
+    number = service["ports"][0]["node_port"]
+    cells = []
+    for node, outcome in outcomes:
+        (target, *_) = at_node(lab.seen, node, "default", "open", number or 0, "TCP")
+        result: Any = Result(outcome)  # type: ignore[arg-type]
+        cells += [
+            Cell(lab.places[source], target, "answer", ((target.address, result),))
+            for source in ("ext:client", "client")
+        ]
+    text = generated_table(cells, lab.seen, "lab")
+    return [line for line in text.splitlines() if line.startswith("- ")]
+
+
+def test_node_ports_have_rows_for_hosts_outside() -> None:
+    """One row is about all nodes if all of them were probed, and have the same result."""
+    row = '- {from: "ext:client", to: "nodeport:'
+    nodes = ("control-plane", "worker", "worker2")
+    assert _node_port_rows(LAB, *((node, "answer") for node in nodes)) == [
+        f'{row}*/default/open", port: 80, expect: allow}}'
+    ]
+    assert _node_port_rows(LAB, *((node, "answer") for node in nodes[:2])) == [
+        f'{row}{node}/default/open", port: 80, expect: allow}}' for node in nodes[:2]
+    ]
+    results = zip(nodes, ("answer", "silence", "silence"), strict=True)
+    assert _node_port_rows(LAB, *results) == [
+        f'{row}{node}/default/open", port: 80, expect: {expected}}}'
+        for node, expected in zip(nodes, ("allow", "deny", "deny"), strict=True)
+    ]
 
 
 def test_closed_ports_share_rows_that_say_nothing_about_other_pods() -> None:

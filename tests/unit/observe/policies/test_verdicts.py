@@ -109,6 +109,10 @@ def test_services_follow_the_policies(
         ("from client", "far", "worker", "denied"),
         ("no egress of client", "client", "worker2", "denied"),
         ("no egress of client", "client", "worker", "denied"),
+        # The pod's own packets return with the address of the other node.
+        ("deny web", "web", "worker", "allowed"),
+        ("deny web", "web", "worker2", "denied"),
+        ("from nodes", "web", "worker2", "allowed"),
     ],
 )
 def test_node_ports_are_masqueraded_by_nodes_without_the_endpoint(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kubenetlab.api.store import Cluster
-from kubenetlab.observe.expect import expect, facts_of, service_ports
+from kubenetlab.observe.expect import expect, facts_of
+from kubenetlab.observe.node_ports import at_node
 from kubenetlab.observe.policies.verdicts import Decision
+from kubenetlab.observe.service_ports import service_ports
 from kubenetlab.observe.targets.locations import places
 from tests.clusters import running, store
 from tests.inspected import inspected, verdicts
@@ -129,18 +131,27 @@ class World:
         }
 
     def expected(self, source: str, destination: str) -> str:
-        """Return the expected outcome of a probe between places, or to `svc:NAME` or `lb:NAME`."""
-        target = self.services.get(destination) or self.places[destination]
-        return expect(self.places[source], target, self.facts)
+        """Return the expected outcome of a probe.
+
+        destination: a place, `svc:NAME`, `lb:NAME`, or `nodeport:NODE/NAME` for the first port.
+        """
+        if destination.startswith("nodeport:"):
+            node, _, name = destination.removeprefix("nodeport:").partition("/")
+            (target, *_) = at_node(self.seen, node, "default", name, self._node_port(name), "TCP")
+            return expect(self.places[source], target, self.facts)
+        other = self.services.get(destination) or self.places[destination]
+        return expect(self.places[source], other, self.facts)
 
     def node_port(self, source: str, node: str, name: str = "open") -> Decision:
         """Return the decision for the node port of a Service."""
+        address = self.places[f"node:{node}"].address
+        return self.policies.decision(self.places[source], address, self._node_port(name), "TCP")
+
+    def _node_port(self, name: str) -> int:
         (entry,) = (each for each in self.seen["services"] if each["name"] == name)
         port = entry["ports"][0]["node_port"]
         assert port is not None
-        return self.policies.decision(
-            self.places[source], self.places[f"node:{node}"].address, port, "TCP"
-        )
+        return port
 
 
 def world(policies: str, pods: str = PODS) -> World:
