@@ -6,7 +6,7 @@ A change returns a new value that shares everything unchanged with the previous 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 from msgspec import Struct, structs
@@ -140,12 +140,13 @@ class Cluster(Struct, frozen=True, eq=False):
     def select(self, namespace: str, selector: LabelSelector | Labels) -> Sequence[Pod]:
         """Return the pods of a namespace that a selector, or the selector of a Service, matches."""
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
-        pods: Sequence[Pod]
+        of_namespace = self.index(Pod, _by_namespace).get(namespace)
+        if of_namespace is None:
+            return []
+        pods: Sequence[Pod] = of_namespace.pods
         if labels:
-            by_label = self.index(Pod, _by_label)
-            pods = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
-        else:
-            pods = self.index(Pod, _by_namespace).get(namespace, ())
+            by_label = of_namespace.by_label
+            pods = min((by_label.get(pair, ()) for pair in labels.items()), key=len)
         matches = (
             selector.matches
             if isinstance(selector, LabelSelector)
@@ -301,17 +302,25 @@ def _by_node(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
     return _group(pods, lambda pod: pod.spec.node_name)
 
 
-def _by_namespace(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
-    return _group(pods, lambda pod: pod.namespace)
+class _NamespacePods:
+    """Pods of one namespace."""
+
+    def __init__(self, pods: Sequence[Pod]) -> None:
+        self.pods = pods
+
+    @cached_property
+    def by_label(self) -> Mapping[tuple[str, str], Sequence[Pod]]:
+        """Pods by (key of a label, its value); computed at the first use."""
+        groups: dict[tuple[str, str], list[Pod]] = {}
+        for pod in self.pods:
+            for pair in pod.labels.items():
+                groups.setdefault(pair, []).append(pod)
+        return groups
 
 
-def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
-    """Return the pods by (namespace, key of a label, value of the label)."""
-    groups: dict[tuple[str, str, str], list[Pod]] = {}
-    for pod in pods:
-        for pair in pod.labels.items():
-            groups.setdefault((pod.namespace, *pair), []).append(pod)
-    return groups
+def _by_namespace(pods: Iterable[Pod]) -> dict[str, _NamespacePods]:
+    groups = _group(pods, lambda pod: pod.metadata.namespace)
+    return {namespace: _NamespacePods(of_namespace) for namespace, of_namespace in groups.items()}
 
 
 def _labels_by_name(namespaces: Iterable[Namespace]) -> dict[str, Labels]:

@@ -162,13 +162,14 @@ class PlanCache:
         first call, and when `given` differs from the previous call's, `former` is None and every
         item is new.
         """
-        former, before = None, tuple(VersionedMap[Any, Any]() for _ in maps)
         known = self._followed.get(key)
         if known is not None and known[0] == given:
             _, before, former = known
             if all(now is then for now, then in zip(maps, before, strict=True)):
                 result: T = former
                 return result
+        else:
+            former, before = None, (VersionedMap[Any, Any](),) * len(maps)
         self.calls += 1
         result = build(
             former, *(now.changes_since(then) for now, then in zip(maps, before, strict=True))

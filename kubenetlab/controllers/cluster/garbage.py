@@ -39,13 +39,14 @@ A pod that starts has six events. Kubernetes has no such limit.
 KEPT_FRACTION: Final = 0.75
 """Fraction of the limit that is kept when it is exceeded, so that purges are rare."""
 
-WATCHES: Final[tuple[Kind, ...]] = (
-    *SERVED,
-    AllocationState,
+_RECORDS: Final[tuple[type[Attachment | PodRuntimeStatus | Termination], ...]] = (
     Attachment,
     PodRuntimeStatus,
     Termination,
 )
+"""Records of pods, each by the pod's uid."""
+
+WATCHES: Final[tuple[Kind, ...]] = (*SERVED, AllocationState, *_RECORDS)
 INCREMENTAL: Final = True
 
 
@@ -58,20 +59,28 @@ def reconcile(
     yield from _orphans(cluster, now, None if has_deletions else changes)
     if changes is None or has_deletions or changes[AllocationState]:
         yield from _unused_serials(cluster)
-    pods = {pod.uid for pod in cluster.all(Pod) if not pod.is_finished}
-    for attachment in cluster.all(Attachment):
-        if attachment.pod_uid not in pods:
-            yield deletion(attachment)
-    for status in cluster.all(PodRuntimeStatus):
-        if status.pod_uid not in pods:
-            yield deletion(status)
-    for termination in cluster.all(Termination):
-        if termination.pod_uid not in pods:
-            yield deletion(termination)
+    if changes is None or has_deletions or _concern_records(changes):
+        yield from _records_without_pods(cluster)
     if trackings := cluster.all(JobTracking):
         jobs = {job.uid for job in cluster.all(Job)}
         yield from (deletion(tracking) for tracking in trackings if tracking.job_uid not in jobs)
     yield from _old_events(cluster, now)
+
+
+def _concern_records(changes: Changes) -> bool:
+    """Return True if a record of a pod may have become useless."""
+    return any(changes[kind] for kind in _RECORDS) or any(
+        pod is not None and pod.is_finished for _, pod in changes[Pod]
+    )
+
+
+def _records_without_pods(cluster: Cluster) -> Iterator[Change]:
+    """Yield the deletion of records of pods that are gone or have ended for good."""
+    pods = {pod.uid for pod in cluster.all(Pod) if not pod.is_finished}
+    for kind in _RECORDS:
+        for record in cluster.all(kind):
+            if record.pod_uid not in pods:
+                yield deletion(record)
 
 
 def _orphans(cluster: Cluster, now: float, changes: Changes | None) -> Iterator[Change]:

@@ -18,6 +18,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.object_map import Changes
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.plugins.host_local import host_local_options
 from kubenetlab.api.pods import Pod
@@ -57,11 +58,12 @@ WATCHES: Final[tuple[Kind, ...]] = (
     StoppedAgent,
     *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
 )
+INCREMENTAL: Final = True
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+def reconcile(cluster: Cluster, now: float, *, changes: Changes | None = None) -> Iterator[Change]:
     facts = network(cluster)
-    if not facts.has_network:
+    if not facts.has_network or not _is_concerned(cluster, changes):
         return
     owners = duplicates.owners(cluster)
     yield from duplicates.corrections(cluster, owners)
@@ -91,6 +93,18 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             yield Attachment(meta, pod.uid, node.name, ifname, addresses, duplicate_of=duplicate_of)
     yield from numbers.changes()
     yield from allocator.changes()
+
+
+def _is_concerned(cluster: Cluster, changes: Changes | None) -> bool:
+    """Return False if only pods have changed, and none of them waits or has waited for addresses.
+
+    Most changes are of this kind: a label, or a status.
+    """
+    return (
+        changes is None
+        or any(changes[kind] for kind in WATCHES if kind is not Pod)
+        or any(needs_attachment(cluster, pod) for pod in changes.objects(Pod))
+    )
 
 
 def network(cluster: Cluster) -> NetworkFacts:
