@@ -25,7 +25,7 @@ With two endpoints, all of them reach the same one in one of 16 million runs.
 
 
 def manifest(proxy: str) -> str:
-    """Return a client on `worker`, and Services with an endpoint on each worker.
+    """Return two clients on `worker`, and Services with an endpoint on each worker.
 
     Their externalTrafficPolicy is Local.
     """
@@ -35,6 +35,7 @@ def manifest(proxy: str) -> str:
         "args: [netexec], ports: [{containerPort: 8080}]}]}\n"
         for name, app, node in (
             ("client", "client", "worker"),
+            ("second-client", "client", "worker"),
             ("near", "web", "worker"),
             ("far", "web", "worker2"),
         )
@@ -80,9 +81,9 @@ def node_port_of_worker2(view: LabView, port: int = NODE_PORT) -> Counter[tuple[
     )
 
 
-def seen_at_cluster_ip(view: LabView) -> set[tuple[str, str]]:
+def seen_at_cluster_ip(view: LabView, client: str = "client") -> set[tuple[str, str]]:
     """Return the (endpoint, client address) pairs of connections to the cluster IP."""
-    answers = view.ask("client", *[("TCP", view.cluster_ips["web"], 80)] * TRIES)
+    answers = view.ask(client, *[("TCP", view.cluster_ips["web"], 80)] * TRIES)
     return {
         (answer.server, answer.client[0]) if not answer.error else ("", answer.error)
         for answer in answers
