@@ -51,7 +51,7 @@ class PolicyClient:
     def __init__(self, cluster: Cluster, listing: str = "", differing: Sequence[str] = ()) -> None:
         """Prepare the replies.
 
-        differing: network namespaces in which the kernel differs from the desired state.
+        differing: network namespaces whose rules are not the desired ones.
         """
         self._cluster = cluster
         self._differing = differing
@@ -74,8 +74,9 @@ class PolicyClient:
             always = query.get("objects") == "always"
             reply = policy_objects(self._cluster, always=always)
             return msgspec.json.decode(msgspec.json.encode(reply))
-        if path.endswith("/diff"):
-            return {"changes": [{"netns": netns} for netns in self._differing]}
+        if path.endswith("/rule-differences"):
+            own = (netns for netns in self._differing if netns == query["netns"])
+            return {"changes": [{"netns": netns} for netns in own]}
         assert path.endswith("/detail")
         assert query["netns"].startswith("node/")
         return {"listings": {"nftables": self._listing}}

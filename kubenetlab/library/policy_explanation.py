@@ -65,6 +65,8 @@ class ExplainedDirection(Struct, frozen=True):
     """True if its policies allow the connection."""
     outdated: bool
     """True if a node without agent of the CNI plugin decides by former policies."""
+    differs: bool
+    """True if rules in the kernel of the end's node are not the desired ones."""
     missing: bool
     """True if the kernel of the end's node lacks the rules that decide."""
     stage: str

@@ -343,6 +343,16 @@ def test_entries_of_policies_are_repaired(lab: Lab) -> None:
             assert f"+ bpf map {name}" in lab.run("diff", status=None).out
         wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair of the map")
         assert not lab.ask(a, target)[0].server
+    lab.run("up", "--drift", "keep")
+    with programs(lab, c["node"]) as loaded:
+        for name in ("cilium_policed", "cilium_policy"):
+            for key in list(loaded.keys(name)):
+                loaded.delete(name, key)
+    assert lab.ask(a, target)[0].server
+    explained = lab.run("explain-policy", "a", "c:8080").out
+    assert f"{c['node']}: the rule is not in the kernel" in explained
+    lab.run("up", "--drift", "repair")
+    wait_for(lambda: not lab.ask(a, target)[0].server, "the repair of both maps")
 
 
 def test_forwarding_survives_killed_agents(lab: Lab) -> None:

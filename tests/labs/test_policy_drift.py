@@ -119,6 +119,8 @@ def test_changed_rules_are_shown_and_restored(enforcing: tuple[Lab, str], number
     shown = lab.run("diff", status=1).out
     assert "node/worker\n" in shown
     assert expected in shown
+    explained = lab.run("explain-policy", "stranger", "default/web:8080").out
+    assert "rules in the kernel of node:worker are not the desired ones" in explained
     with streaming(lab.pod("friend"), lab.pod("web")) as allowed:
         if killed := KILLED[number % len(KILLED)]:
             lab.kill(killed)

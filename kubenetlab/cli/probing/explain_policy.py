@@ -69,7 +69,7 @@ def explain_policy(
         print_document(report.as_data(destinations), output)
         return
     report.show(destinations)
-    if report.has_missing_rules:
+    if report.has_differences:
         hint("kubenetlab diff")
         return
     options = f" -{version}" if version else ""

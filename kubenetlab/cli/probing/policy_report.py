@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonObject
@@ -78,8 +77,13 @@ class PolicyReport:
         omitted = (policy.title for policy in self._unenforced)
         self._limits = PolicyLimits(client, inspected, omitted)
         self._listings: dict[str, Mapping[str, str]] = {}
-        self.has_missing_rules = False
-        """True if the kernel of a node lacks rules that decide about an explained connection."""
+        self._differing: dict[str, bool] = {}
+        """Node of an explained connection → True if its rules are not the desired ones."""
+
+    @property
+    def has_differences(self) -> bool:
+        """True if a node of an explained connection does not have the desired rules."""
+        return any(self._differing.values())
 
     def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
         from kubenetlab.observe.policies.verdicts import combined
@@ -133,6 +137,11 @@ class PolicyReport:
                 self._show_endpoint(endpoint, destination)
             show_limits(limits, decision)
         self._show_unenforced()
+        differing = [node for node, differs in self._differing.items() if differs]
+        if differing:
+            nodes = ", ".join(f"node:{node}" for node in sorted(differing))
+            text = "not the desired ones, and may decide otherwise (kubenetlab diff)"
+            echo(paint(f"rules in the kernel of {nodes} are {text}", BAD))
 
     def _show_unenforced(self) -> None:
         """Print the policies that have no effect in this lab."""
@@ -214,6 +223,7 @@ class PolicyReport:
             yield f"{start}decided by {self._policy(rule.kind, rule.policy)}"
         else:
             yield f"{start}no policy isolates it"
+            self._differs(subject)
             yield from self._outdated_lines(subject)
             return
         for rule in verdict.decided_by:
@@ -228,10 +238,8 @@ class PolicyReport:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
         if len(lines) > _MAX_KERNEL_RULES:
             yield f"  … and {len(lines) - _MAX_KERNEL_RULES} more rules in the kernel"
-        if self._is_missing(subject, lines):
-            yield "  " + paint(
-                f"{subject.node}: the rule is not in the kernel (kubenetlab diff)", BAD
-            )
+        if self._differs(subject) and not lines:
+            yield "  " + paint(f"{subject.node}: the rule is not in the kernel", BAD)
         yield from self._outdated_lines(subject)
 
     def _outdated_lines(self, subject: Party) -> Iterator[str]:
@@ -275,7 +283,8 @@ class PolicyReport:
             "end": self._party_data(subject),
             "allowed": verdict.is_allowed,
             "outdated": subject.node in self._outdated,
-            "missing": is_decided and self._is_missing(subject, lines),
+            "differs": self._differs(subject),
+            "missing": is_decided and not lines and self._differs(subject),
             "stage": verdict.decided_in,
             "isolated_by": [
                 {
@@ -353,24 +362,17 @@ class PolicyReport:
         listings = self._listings[subject.node]
         return kernel_rules(listings, subject.node, verdict, subject, traffic, peers)
 
-    def _is_missing(self, subject: Party, rules: Sequence[KernelRule]) -> bool:
-        """Return True if the subject's node lacks the rules of its policies, which decide.
-
-        Then no rule was found, and the node differs from the desired state.
-        """
-        if rules or not self._enforced or not self._verdicts.paths.is_subject(subject):
+    def _differs(self, subject: Party) -> bool:
+        """Return True if the rules of a pod's node are not the desired ones."""
+        node = subject.node
+        if not self._enforced or node in self._outdated or node not in self._nodes:
             return False
-        if subject.node in self._outdated or self._is_hypothetical:
+        if self._is_hypothetical or not self._verdicts.paths.is_subject(subject):
             return False
-        is_missing = self._nodes.get(subject.node) in self._differing
-        self.has_missing_rules |= is_missing
-        return is_missing
-
-    @cached_property
-    def _differing(self) -> frozenset[str]:
-        """Network namespaces in which the kernel differs from the desired state."""
-        report: JsonObject = self._client.get(f"{LAB_API}/diff")
-        return frozenset(change["netns"] for change in report["changes"])
+        if node not in self._differing:
+            report = self._client.get(f"{LAB_API}/rule-differences", netns=self._nodes[node])
+            self._differing[node] = bool(report["changes"])
+        return self._differing[node]
 
 
 def _rule_text(rule: RuleReference) -> str:

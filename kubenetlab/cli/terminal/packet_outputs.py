@@ -28,6 +28,7 @@ _DIRECTION: Final = {
     "end": _PARTY,
     "allowed": "bool",
     "outdated": "bool: true if a node without agent of the CNI plugin decides by former policies",
+    "differs": "bool: true if rules in the kernel of the end's node are not the desired ones",
     "missing": "bool: true if the kernel of the end's node lacks the rules that decide",
     "stage": "text: stage that decides: Admin, NetworkPolicy, Baseline, default, or a Calico tier",
     "isolated_by": [_POLICY],

@@ -27,11 +27,7 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
     entry for each namespace that differs.
     """
     async with agent.kernel_lock:
-        healthy = (
-            plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
-            if any(agent.cluster.by_key(kind) for kind in faults.HEALED)
-            else agent.desired_state.state_for(agent.cluster)
-        )
+        healthy = _healthy(agent)
         desired = HostState(
             {netns: _compared_objects(contents) for netns, contents in healthy.namespaces.items()},
             healthy.origins,
@@ -70,6 +66,24 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
     for netns, message in (await agent.plugins.failed_checks()).items():
         differences.setdefault(netns, []).append(_failed_check(message))
     return [render_differences(netns, entries) for netns, entries in differences.items() if entries]
+
+
+async def rule_differences(agent: Agent, netns: str) -> list[JsonObject]:
+    """Compare the rules of one namespace only, with those of the lab without faults."""
+    process = agent.sandboxes.id(netns)
+    if process is None:
+        return []
+    async with agent.kernel_lock:
+        rules = rules_of(_healthy(agent)[netns].values())
+        found = await agent.rules.differences({netns: rules}, {netns: process})
+    return [render_differences(netns, entries) for entries in found.values() if entries]
+
+
+def _healthy(agent: Agent) -> HostState:
+    """Return the desired state without faults and stopped agents."""
+    if any(agent.cluster.by_key(kind) for kind in faults.HEALED):
+        return plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
+    return agent.desired_state.state_for(agent.cluster)
 
 
 def render_differences(netns: str, differences: Sequence[Difference]) -> JsonObject:

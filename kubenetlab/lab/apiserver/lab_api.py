@@ -59,7 +59,11 @@ from kubenetlab.lab.apiserver.document_admission import (
 )
 from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
-from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
+from kubenetlab.lab.apiserver.kernel_differences import (
+    kernel_differences,
+    render_changes,
+    rule_differences,
+)
 from kubenetlab.lab.apiserver.key_listing import tunnel_keys
 from kubenetlab.lab.apiserver.policy_objects import drop_reasons, policy_objects
 from kubenetlab.lab.apiserver.restoration import restore
@@ -113,6 +117,7 @@ class LabApi:
             ("POST", "reset"): self._reset,
             ("GET", "given"): self._given,
             ("GET", "diff"): self._diff,
+            ("GET", "rule-differences"): self._rule_differences,
             ("GET", "settled"): self._settled,
             ("GET", "diagnostics"): self._diagnostics,
             ("GET", "inspect"): self._inspect,
@@ -252,6 +257,10 @@ class LabApi:
                 "warnings": recovery.warnings(agent.directory / rundir.STORE),
             }
         )
+
+    async def _rule_differences(self, request: Request) -> Answer:
+        changes = await rule_differences(self._agent, request.query.get("netns", ""))
+        return json_response({"changes": changes})
 
     async def _settled(self, request: Request) -> Answer:
         timeout_s = number_of(request, "timeout", 60.0) or 0.0
