@@ -229,6 +229,10 @@ class Mode(ModeOptions, frozen=True):
         )
         # As the administrator of a cluster sets it: kube-proxy needs it where pods share a bridge.
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=True)
+        if node.has_ipv6:
+            # Links of plugins get link-local addresses from the kernel. Without one, it cannot ask
+            # for the MAC address of a pod on behalf of packets that it forwards.
+            yield Sysctl(node.netns, "net/ipv6/conf/default/addr_gen_mode", "0")
         if not self._has_routes:
             return
         for peer in node.peers:
