@@ -29,6 +29,7 @@ from kubenetlab.controllers.nodes.ipam import (
     network,
     node_ranges,
     pod_addresses,
+    pod_ranges,
 )
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
@@ -68,7 +69,7 @@ def inspection(agent: Agent) -> Inspection:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
-    ranges = {node.name: node_ranges(cluster, node) for node in cluster.all(Node)}
+    ranges = {node.name: pod_ranges(cluster, node) for node in cluster.all(Node)}
     routers: list[InspectedRouter] = [
         {
             "name": netns.rpartition("/")[2],
@@ -98,7 +99,7 @@ def inspection(agent: Agent) -> Inspection:
                 "name": node.name,
                 **location(names.node_netns(node.name)),
                 "addresses": list(node.addresses),
-                "pod_cidrs": ranges[node.name],
+                "pod_cidrs": node_ranges(cluster, node),
                 "pod_addresses": pod_addresses(cluster, node),
                 "gateways": gateways(cluster, node),
                 "pod_sources": _pod_sources(cluster, node, desired, ranges),

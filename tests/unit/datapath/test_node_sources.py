@@ -25,6 +25,7 @@ networking: {{cni: {cni}, ipFamily: {family}}}
         ("flannel", "ipv4", ["10.244.1.0"]),
         ("{type: flannel, backend: host-gw}", "ipv4", ["172.18.0.3"]),
         ("calico", "ipv4", ["172.18.0.3"]),
+        ("{type: calico, backend: vxlan}", "ipv4", ["10.244.216.128"]),
         ("cilium", "ipv4", ["10.244.1.1", "172.18.0.3"]),
         ("weave", "ipv4", ["10.37.85.85"]),
     ],

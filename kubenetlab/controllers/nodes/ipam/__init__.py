@@ -132,6 +132,15 @@ def node_ranges(cluster: Cluster, node: Node) -> list[str]:
     return [cidr for cidr in pod_cidrs(facts, node, [own.cidrs for own in ranges]) if cidr]
 
 
+def pod_ranges(cluster: Cluster, node: Node) -> list[str]:
+    """Return the ranges that contain the addresses of a node's pods, such as blocks of pools."""
+    facts = network(cluster)
+    if ALLOCATORS[facts.ipam].has_node_ranges:
+        return node_ranges(cluster, node)
+    ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
+    return [cidr for own in ranges for cidr in own.cidrs] or node_ranges(cluster, node)
+
+
 def gateways(cluster: Cluster, node: Node) -> list[str]:
     """Return the gateways of a node's pods, in its ranges; empty if its plugin has others."""
     options = host_local_options(cluster.config.networking)
