@@ -77,7 +77,7 @@ DEFAULT_TESTS: Final = ("manifests", "processes", "command_output", "flows")
 
 TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/api/": (*WORKLOADS, "manifests", "external_manifests"),
-    "kubenetlab/bpf/": ("ebpf", "direct_return", *SERVICES),
+    "kubenetlab/bpf/": ("ebpf", "ebpf_networks", "direct_return", *SERVICES),
     "kubenetlab/cli/": COMMANDS,
     "kubenetlab/cli/__init__": ("search_path",),
     "kubenetlab/cli/labs/compare": ("compare",),
@@ -129,6 +129,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/": ("flows", "manifests", "plan_script", "changes"),
     "kubenetlab/datapath/cni/": (
         "pod_networks",
+        "ebpf_networks",
         "no_network",
         "cni_switch",
         "flannel",
@@ -210,7 +211,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/port_mappings": ("port_mappings",),
     "kubenetlab/datapath/probes": WORKLOADS,
     "kubenetlab/datapath/proxy/": (*SERVICES, "diff", "node_port_addresses", "local_traffic"),
-    "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
+    "kubenetlab/datapath/proxy/ebpf": ("ebpf", "ebpf_networks", "direct_return"),
     "kubenetlab/datapath/policy": (
         "network_policies",
         "cluster_network_policies",
@@ -242,7 +243,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "proxy_mode_changes",
         "diff",
     ),
-    "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return", "cilium"),
+    "kubenetlab/hoststate/rules/bpf": ("ebpf", "ebpf_networks", "direct_return", "cilium"),
     "kubenetlab/hoststate/rules/cilium": ("cilium", "flow_events"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
     "kubenetlab/library/": (

@@ -106,7 +106,7 @@ __noinline int take_packet(struct __sk_buff *skb)
 	memory_->has_quote = 0;
 	memory_->echo_id = memory_->echo_number = 0;
 	memory_->is_undecided = 0;
-	if (!take_apart(skb, FROM_ENDPOINT, packet))
+	if (!take_apart(skb, FROM_ENDPOINT, NETWORK, packet))
 		return 0;
 	if (packet->part != LATER && packet->tuple.protocol == IPPROTO_SCTP && load_ports(skb, packet->transport, &packet->tuple))
 		return 0;

@@ -34,14 +34,14 @@ __noinline int reserve(int first)
 
 /* Store all entries of a new flow from the packet's source to work->chosen. The translation of the
  * packet is in work->flow afterwards. */
-__noinline int open_flow(const struct settings *known, int manner)
+__noinline int open_flow(struct __sk_buff *skb, const struct settings *known, int manner)
 {
 	struct work *work = at_hand();
 	if (!work || !known)
 		return -1;
 	const struct tuple *asked = &work->packet.tuple;
 	const struct endpoint *chosen = &work->chosen;
-	const struct address *node = &known->node[work->packet.is_ipv6 != 0];
+	const struct address *node = &known->node[work->packet.is_ipv6 != 0], *client = &asked->source;
 	struct flow *flow = &work->flow, *other = &work->other;
 	struct tuple *key = &work->key;
 	if (manner & HANDED_ON) {
@@ -51,11 +51,17 @@ __noinline int open_flow(const struct settings *known, int manner)
 	}
 	int is_own = is_same(&chosen->address, node), is_nodes = manner & NODE_IS_CLIENT;
 	int is_masqueraded = manner & MASQUERADED && !is_nodes && !is_own;
+	/* On a link between nodes, the node has the address that the link's other end knows. */
+	const struct address *own = is_masqueraded || (is_nodes && !is_own) ? overlay_address(skb, known, client, &chosen->address) : 0;
+	if (is_nodes && own)
+		client = own;
+	else if (own)
+		node = own;
 	__u32 flags = (manner & WITHOUT_SERVICE ? IS_APART : IS_SERVICE) | (is_nodes ? FROM_NODE : 0);
 
-	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
+	set_flow(flow, client, 0, &chosen->address, chosen->port, flags);
 	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
-	set_key(key, &chosen->address, chosen->port, &asked->source, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
+	set_key(key, &chosen->address, chosen->port, client, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
 	/* Between both programs a masqueraded flow has a port that clients do not use, because a
 	 * client may use its own port to reach the endpoint directly. */
 	flow->source_port = reserve(is_nodes || is_masqueraded ? 0 : asked->source_port);

@@ -44,7 +44,10 @@ __noinline int wrap(struct __sk_buff *skb, const struct settings *known, const s
 	struct work *work = at_hand();
 	if (!work || !known || !home)
 		return -1;
-	__u32 hash = bpf_get_hash_recalc(skb), length = skb->len - NETWORK;
+	__u32 hash = bpf_get_hash_recalc(skb);
+	if (add_header(skb))
+		return -1;
+	__u32 length = skb->len - NETWORK;
 	if (work->packet.is_ipv6) {
 		struct ipv6_wrapping *made = &work->wrapping.ipv6;
 		length += sizeof *made - sizeof made->ip;
@@ -78,12 +81,12 @@ __noinline int hand_on(struct __sk_buff *skb, const struct settings *known)
 	struct bpf_fib_lookup *route = &work->route;
 	set_route(route, skb, is_ipv6, &known->node[is_ipv6], home);
 	/* A GSO packet is segmented later, into segments that fit. */
-	route->tot_len = skb->gso_size ? 0 : skb->len - NETWORK + more;
+	route->tot_len = skb->gso_size ? 0 : skb->len - work->packet.network + more;
 	int outcome = bpf_fib_lookup(skb, route, sizeof *route, 0);
 	if (outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 		struct icmp_header word = {};
 		set_too_big(&word, is_ipv6, route->mtu_result - more);
-		return say(skb, &work->packet, &known->node[is_ipv6], &work->answer, &word) ? TC_ACT_SHOT : send_back(skb, COMING);
+		return say(skb, &work->packet, &known->node[is_ipv6], &work->answer, &word) ? TC_ACT_SHOT : send_back(skb, &work->packet);
 	}
 	if (outcome != BPF_FIB_LKUP_RET_SUCCESS && outcome != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return TC_ACT_SHOT;
@@ -112,7 +115,7 @@ __noinline int unwrap(struct __sk_buff *skb, const struct settings *known)
 	    geneve->option_class != bpf_htons(GENEVE_OPTION_CLASS) || geneve->option_type != GENEVE_OPTION_TYPE)
 		return 0;
 	work->chosen = (struct endpoint){.address = geneve->endpoint, .port = geneve->port};
-	if (bpf_skb_adjust_room(skb, -(__s32)(at + sizeof *geneve - NETWORK), BPF_ADJ_ROOM_MAC, 0))
+	if (bpf_skb_adjust_room(skb, -(__s32)(at + sizeof *geneve - work->packet.network), BPF_ADJ_ROOM_MAC, 0))
 		return 0;
-	return take_apart(skb, HANDED_OVER, &work->packet);
+	return take_apart(skb, HANDED_OVER, work->packet.network, &work->packet);
 }

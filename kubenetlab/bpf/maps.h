@@ -15,6 +15,8 @@ struct settings {
 	struct range services[2];
 	struct range local[2]; /* sources that count as pods: kube-proxy's detectLocalMode */
 	__u32 is_detecting;    /* 0: no such range; no packet is masqueraded for its source */
+	__u32 overlay_count;
+	__u32 bare_count; /* overlay links whose packets have no Ethernet header; they come first */
 };
 
 enum front_kind { AT_ADDRESS, AT_NODE };
@@ -99,6 +101,30 @@ struct {
 	__type(key, __u32);
 	__type(value, struct settings);
 } settings SEC(".maps");
+
+/* Links to pods of other nodes, in addition to the uplink, such as tunnels: numbers from 0 on → index
+ * of the link, and the node's own addresses on it. An address is zero if the link has none. */
+#define MAX_OVERLAYS 8
+
+struct overlay {
+	struct address own[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OVERLAYS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} overlay_links SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_OVERLAYS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct overlay);
+} overlays SEC(".maps");
 
 /* Addresses of the node at which node ports are reached. */
 struct {

@@ -11,7 +11,7 @@
 #include <bpf/bpf_endian.h>
 #include "tuple.h"
 
-#define NETWORK ETH_HLEN /* offset of the IP header */
+#define NETWORK ETH_HLEN /* offset of the IP header on links with Ethernet headers */
 #define IPV4_FRAGMENT 0x1fff
 #define IPV4_MORE 0x2000
 #define IPV6_FRAGMENT 0xfff8
@@ -35,6 +35,7 @@ enum part { WHOLE, FIRST, LATER };
 
 struct packet {
 	struct tuple tuple;
+	__u32 network;	 /* offset of the IP header */
 	__u32 transport; /* offset of the transport header */
 	__u32 fragment_id;
 	__u8 is_ipv6;
@@ -75,6 +76,11 @@ static __always_inline int is_same(const struct address *one, const struct addre
 {
 	return one->words[0] == other->words[0] && one->words[1] == other->words[1] && one->words[2] == other->words[2] &&
 	       one->words[3] == other->words[3];
+}
+
+static __always_inline int is_zero(const struct address *address)
+{
+	return !(address->words[0] | address->words[1] | address->words[2] | address->words[3]);
 }
 
 static __always_inline int is_within(const struct address *address, const struct range *range)
@@ -146,16 +152,17 @@ static __always_inline int load_ports(struct __sk_buff *skb, __u32 offset, struc
 	return 0;
 }
 
-/* Parse a frame. Return 0 if it has no valid IP packet. */
-static __always_inline int take_apart(struct __sk_buff *skb, int stage, struct packet *packet)
+/* Parse a frame whose IP header is at the offset `network`. Return 0 if it has no valid IP packet. */
+static __always_inline int take_apart(struct __sk_buff *skb, int stage, __u32 network, struct packet *packet)
 {
 	__builtin_memset(packet, 0, sizeof *packet);
+	packet->network = network;
 	packet->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (!packet->is_ipv6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return 0;
 	struct tuple *tuple = &packet->tuple;
 	tuple->stage = stage;
-	packet->transport = take_ip_apart(skb, NETWORK, packet->is_ipv6, packet);
+	packet->transport = take_ip_apart(skb, network, packet->is_ipv6, packet);
 	if (!packet->transport)
 		return 0;
 	if (packet->part == LATER)
@@ -214,7 +221,7 @@ __noinline int rewrite(struct __sk_buff *skb, struct packet *packet, const struc
 		bpf_skb_store_bytes(skb, packet->transport, ports, sizeof ports, 0);
 	}
 	if (!packet->is_ipv6)
-		bpf_l3_csum_replace(skb, NETWORK + offsetof(struct iphdr, check), 0, change, 0);
-	store_addresses(skb, NETWORK, packet->is_ipv6, new);
+		bpf_l3_csum_replace(skb, packet->network + offsetof(struct iphdr, check), 0, change, 0);
+	store_addresses(skb, packet->network, packet->is_ipv6, new);
 	return 0;
 }

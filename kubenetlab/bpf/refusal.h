@@ -93,18 +93,18 @@ __noinline int reset(struct __sk_buff *skb, const struct packet *packet, union a
 		set_reset(&made->tcp, &asked, tuple);
 		__u32 sum = pseudo_sum(&made->ip.saddr, &made->ip.daddr, sizeof made->tcp, IPPROTO_TCP);
 		made->tcp.check = folded(bpf_csum_diff(0, 0, (__be32 *)&made->tcp, sizeof made->tcp, sum));
-		if (bpf_skb_change_tail(skb, NETWORK + sizeof *made, 0))
+		if (bpf_skb_change_tail(skb, packet->network + sizeof *made, 0))
 			return -1;
-		return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
+		return bpf_skb_store_bytes(skb, packet->network, made, sizeof *made, 0);
 	}
 	struct ipv4_reset *made = &answer->reset4;
 	set_ipv4_header(&made->ip, sizeof *made, IPPROTO_TCP, tuple->destination.words[3], tuple->source.words[3]);
 	set_reset(&made->tcp, &asked, tuple);
 	__u32 sum = pseudo_sum4(made->ip.saddr, made->ip.daddr, sizeof made->tcp, IPPROTO_TCP);
 	made->tcp.check = folded(bpf_csum_diff(0, 0, (__be32 *)&made->tcp, sizeof made->tcp, sum));
-	if (bpf_skb_change_tail(skb, NETWORK + sizeof *made, 0))
+	if (bpf_skb_change_tail(skb, packet->network + sizeof *made, 0))
 		return -1;
-	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
+	return bpf_skb_store_bytes(skb, packet->network, made, sizeof *made, 0);
 }
 
 static __always_inline void set_unreachable(struct icmp_header *word, int is_ipv6)
@@ -123,15 +123,15 @@ static __always_inline void set_too_big(struct icmp_header *word, int is_ipv6, _
 }
 
 /* Return the number of bytes that an error quotes of a packet with an IP header of this length. */
-static __always_inline __u32 quotable(const struct __sk_buff *skb, __u32 header)
+static __always_inline __u32 quotable(const struct __sk_buff *skb, __u32 network, __u32 header)
 {
-	return header + (skb->len >= NETWORK + header + QUOTED ? QUOTED : LEAST_QUOTED);
+	return header + (skb->len >= network + header + QUOTED ? QUOTED : LEAST_QUOTED);
 }
 
 /* Truncate the packet to the quoted bytes and make room for headers before them. */
-static __always_inline int make_room(struct __sk_buff *skb, __u32 quoted, __u32 headers)
+static __always_inline int make_room(struct __sk_buff *skb, __u32 network, __u32 quoted, __u32 headers)
 {
-	return bpf_skb_change_tail(skb, NETWORK + quoted, 0) || bpf_skb_adjust_room(skb, headers, BPF_ADJ_ROOM_MAC, 0);
+	return bpf_skb_change_tail(skb, network + quoted, 0) || bpf_skb_adjust_room(skb, headers, BPF_ADJ_ROOM_MAC, 0);
 }
 
 /* Turn the packet into an ICMP error sent by the node, as the kernel does. */
@@ -141,27 +141,28 @@ __noinline int say(struct __sk_buff *skb, const struct packet *packet, const str
 	if (!packet || !node || !answer || !word)
 		return -1;
 	const struct tuple *tuple = &packet->tuple;
+	__u32 network = packet->network;
 	if (packet->is_ipv6) {
 		struct ipv6_error *made = &answer->error6;
-		__u32 quoted = quotable(skb, sizeof made->ip), length = sizeof made->icmp + quoted;
-		if (bpf_skb_load_bytes(skb, NETWORK, made->quoted, quoted))
+		__u32 quoted = quotable(skb, network, sizeof made->ip), length = sizeof made->icmp + quoted;
+		if (bpf_skb_load_bytes(skb, network, made->quoted, quoted))
 			return -1;
 		set_ipv6_header(&made->ip, length, IPPROTO_ICMPV6, node, &tuple->source);
 		made->icmp = *word;
 		__u32 sum = pseudo_sum(&made->ip.saddr, &made->ip.daddr, length, IPPROTO_ICMPV6);
 		made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, length, sum));
-		if (make_room(skb, quoted, sizeof made->ip + sizeof made->icmp))
+		if (make_room(skb, network, quoted, sizeof made->ip + sizeof made->icmp))
 			return -1;
-		return bpf_skb_store_bytes(skb, NETWORK, made, sizeof made->ip + length, 0);
+		return bpf_skb_store_bytes(skb, network, made, sizeof made->ip + length, 0);
 	}
 	struct ipv4_error *made = &answer->error4;
-	__u32 quoted = quotable(skb, sizeof made->ip), length = sizeof made->icmp + quoted;
-	if (packet->transport != NETWORK + sizeof made->ip || bpf_skb_load_bytes(skb, NETWORK, made->quoted, quoted))
+	__u32 quoted = quotable(skb, network, sizeof made->ip), length = sizeof made->icmp + quoted;
+	if (packet->transport != network + sizeof made->ip || bpf_skb_load_bytes(skb, network, made->quoted, quoted))
 		return -1;
 	set_ipv4_header(&made->ip, sizeof made->ip + length, IPPROTO_ICMP, node->words[3], tuple->source.words[3]);
 	made->icmp = *word;
 	made->icmp.checksum = folded(bpf_csum_diff(0, 0, (__be32 *)&made->icmp, length, 0));
-	if (make_room(skb, quoted, sizeof made->ip + sizeof made->icmp))
+	if (make_room(skb, network, quoted, sizeof made->ip + sizeof made->icmp))
 		return -1;
-	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof made->ip + length, 0);
+	return bpf_skb_store_bytes(skb, network, made, sizeof made->ip + length, 0);
 }

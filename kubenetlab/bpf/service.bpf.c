@@ -9,8 +9,11 @@
  *
  * C is the client, V the Service's address, E the endpoint, N the node; each with its port. Between
  * both programs, routes, connection tracking and other rules see client and endpoint, in both
- * directions. `coming` is attached to tc ingress of the pods' links and of the node's uplink,
- * `going` to tc egress of these links and of lo.
+ * directions. `coming` is attached to tc ingress of the pods' links, of the node's uplink and of
+ * its overlay links, such as tunnels to other nodes; `going` to tc egress of these links and of lo.
+ *
+ * N is the address of the link by which packets to the endpoint leave: replies then come back by
+ * the same tunnel, and a tunnel that checks sources (WireGuard) accepts the packets.
  *
  * Packets of the node itself have passed its stack when `going` first sees them. `going` therefore
  * translates source and destination, and sends the packet to the neighbour of its new destination.
@@ -37,7 +40,7 @@ __noinline int refuse(struct __sk_buff *skb, const struct settings *known)
 		set_unreachable(&word, is_ipv6);
 		failed = say(skb, packet, &known->node[is_ipv6], &work->answer, &word);
 	}
-	return failed ? TC_ACT_SHOT : send_back(skb, packet->tuple.stage);
+	return failed ? TC_ACT_SHOT : send_back(skb, packet);
 }
 
 /* Handle a packet without flow and frontend. Packets to the Service range are refused or dropped. A
@@ -75,7 +78,7 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 		return CONTINUE;
 	}
 	work->chosen = (struct endpoint){.address = asked->destination, .port = asked->destination_port};
-	open_flow(known, WITHOUT_SERVICE);
+	open_flow(skb, known, WITHOUT_SERVICE);
 	return translate(skb, work, known, &work->flow);
 }
 
@@ -102,7 +105,7 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 		manner |= MASQUERADED;
 	else if (front->flags & IS_DIRECT && manner == MASQUERADED)
 		manner = sent_directly(work, known, manner);
-	if (open_flow(known, manner))
+	if (open_flow(skb, known, manner))
 		return TC_ACT_SHOT;
 	return translate(skb, work, known, &work->flow);
 }
@@ -127,7 +130,7 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 	}
 	if (flow)
 		forget_its(work, flow);
-	return open_flow(known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
+	return open_flow(skb, known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
 }
 
 /* Handle an untranslated packet that leaves the node: reset an unknown connection to a cluster
@@ -143,7 +146,10 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 	__u32 zero = 0;
 	struct work *work = at_hand();
 	const struct settings *known = bpf_map_lookup_elem(&settings, &zero);
-	if (!work || !known || !take_apart(skb, stage, &work->packet))
+	if (!work || !known)
+		return CONTINUE;
+	__u32 network = is_bare(known, skb->ifindex) ? 0 : NETWORK;
+	if (!take_apart(skb, stage, network, &work->packet))
 		return CONTINUE;
 	int is_handed_on = stage == COMING && unwrap(skb, known);
 	if (work->packet.part == LATER)

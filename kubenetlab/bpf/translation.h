@@ -80,7 +80,7 @@ __noinline int translate_error(struct __sk_buff *skb, const struct settings *kno
 	if (is_ipv6)
 		bpf_l4_csum_replace(skb, sum, 0, change, BPF_F_PSEUDO_HDR);
 	else
-		bpf_l3_csum_replace(skb, NETWORK + offsetof(struct iphdr, check), 0, change, 0);
-	store_addresses(skb, NETWORK, is_ipv6, outer);
+		bpf_l3_csum_replace(skb, packet->network + offsetof(struct iphdr, check), 0, change, 0);
+	store_addresses(skb, packet->network, is_ipv6, outer);
 	return send_on(skb, is_ipv6, known, outer);
 }

@@ -98,18 +98,40 @@ static __always_inline void set_flow(struct flow *flow, const struct address *so
 	flow->seen_ns = bpf_ktime_get_ns();
 }
 
+/* Put an Ethernet header before a packet of a link without such headers, so that another link can
+ * send it. */
+__noinline int add_header(struct __sk_buff *skb)
+{
+	struct work *work = at_hand();
+	if (!work)
+		return -1;
+	struct packet *packet = &work->packet;
+	if (packet->network)
+		return 0;
+	__be16 protocol = skb->protocol;
+	if (bpf_skb_change_head(skb, NETWORK, 0))
+		return -1;
+	packet->network = NETWORK;
+	packet->transport += NETWORK;
+	return bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &protocol, sizeof protocol, 0);
+}
+
 __noinline int to_loopback(struct __sk_buff *skb)
 {
+	if (add_header(skb))
+		return TC_ACT_SHOT;
 	__u8 nobody[2 * ETH_ALEN] = {};
 	bpf_skb_store_bytes(skb, 0, nobody, sizeof nobody, 0);
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
 /* Send a packet that was turned into a reply back to where it came from. */
-static __always_inline int send_back(struct __sk_buff *skb, int stage)
+static __always_inline int send_back(struct __sk_buff *skb, const struct packet *packet)
 {
-	if (stage == GOING)
+	if (packet->tuple.stage == GOING)
 		return to_loopback(skb);
+	if (!packet->network)
+		return bpf_redirect(skb->ifindex, 0);
 	__u8 both[2 * ETH_ALEN], turned[2 * ETH_ALEN];
 	if (bpf_skb_load_bytes(skb, 0, both, sizeof both))
 		return TC_ACT_SHOT;
@@ -133,6 +155,44 @@ static __always_inline void set_route(struct bpf_fib_lookup *route, struct __sk_
 		route->ipv4_src = source->words[3];
 		route->ipv4_dst = destination->words[3];
 	}
+}
+
+/* Return true if packets on a link begin with their IP header. */
+static __always_inline int is_bare(const struct settings *known, __u32 link)
+{
+	for (__u32 i = 0; i < MAX_OVERLAYS && i < known->bare_count; i++) {
+		__u32 number = i; /* older kernels do not know the value of a variable on the stack */
+		__u32 *bare = bpf_map_lookup_elem(&overlay_links, &number);
+		if (bare && *bare == link)
+			return 1;
+	}
+	return 0;
+}
+
+/* Return the node's own address on the overlay link by which packets to an endpoint leave the node;
+ * 0 if they leave by another link. */
+static __noinline const struct address *overlay_address(struct __sk_buff *skb, const struct settings *known, const struct address *source,
+							const struct address *endpoint)
+{
+	struct work *work = at_hand();
+	if (!work || !known->overlay_count)
+		return 0;
+	int is_ipv6 = work->packet.is_ipv6 != 0;
+	struct bpf_fib_lookup *route = &work->route;
+	set_route(route, skb, is_ipv6, source, endpoint);
+	route->ifindex = LOOPBACK;
+	int found = bpf_fib_lookup(skb, route, sizeof *route, 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	for (__u32 i = 0; i < MAX_OVERLAYS && i < known->overlay_count; i++) {
+		__u32 number = i;
+		__u32 *link = bpf_map_lookup_elem(&overlay_links, &number);
+		if (!link || *link != route->ifindex)
+			continue;
+		struct overlay *overlay = bpf_map_lookup_elem(&overlays, &number);
+		return overlay && !is_zero(&overlay->own[is_ipv6]) ? &overlay->own[is_ipv6] : 0;
+	}
+	return 0;
 }
 
 __noinline int to_neighbor(struct __sk_buff *skb, int is_ipv6, const struct flow *flow)

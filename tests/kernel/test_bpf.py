@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,14 @@ import pytest
 
 from kubenetlab.hoststate.netlink import tc
 from kubenetlab.hoststate.rules import bpf
-from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink
+from kubenetlab.hoststate.rules.bpf import (
+    BpfPrograms,
+    ClusterIp,
+    FamilyConfig,
+    Frontend,
+    OverlayLink,
+    PodLink,
+)
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_loader
 from kubenetlab.kernel.rules.libbpf import Libbpf
@@ -134,6 +142,47 @@ def test_stopped_programs_can_be_started_again() -> None:
     loader.maintain()
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     loader.close()
+
+
+def test_overlay_links_are_known_by_their_indexes() -> None:
+    """The link with the routes may be a bridge, which appears later, and may be made anew."""
+    loader = new_loader()
+    with_links("eth0", "flannel.1", "tunnel")
+    first = OverlayLink("", 0, "flannel.1", ("10.244.1.0", "fd00:10:244:1::"))
+    second = OverlayLink("", 1, "tunnel", (), "weave")
+    node: list[Any] = [BpfPrograms("", NODE[0].ranges, "eth0", 2), first, second]
+    loader.run(bpf.update([], node))
+    listed = loader.listed(())
+    assert list(bpf.differences(node, listed)) == []
+    assert listed["links"] == {
+        "lo": ["going"],
+        **dict.fromkeys(("eth0", "flannel.1", "tunnel"), BOTH),
+    }
+    assert {
+        "overlay link 0: own 10.244.1.0, fd00:10:244:1::",
+        "overlay link 1: without own address",
+    } <= set(loader.text().splitlines())
+    assert overlay_links(loader) == {0: "flannel.1"}
+    for _ in range(2):
+        subprocess.run(["ip", "link", "add", "weave", "type", "bridge"], check=True)
+        while overlay_links(loader) != {0: "flannel.1", 1: "weave"}:
+            process_events(loader)
+        assert not compare_all(loader)
+        subprocess.run(["ip", "link", "delete", "weave"], check=True)
+    loader.run(bpf.update(node, [BpfPrograms("", NODE[0].ranges, "eth0", 1), first]))
+    assert overlay_links(loader) == {0: "flannel.1"}
+    loader.close()
+
+
+def overlay_links(loader: BpfLoader) -> dict[int, str]:
+    """Return the names of overlay links by their numbers; entries of missing links are left out."""
+    assert loader._loaded is not None
+    names = dict(socket.if_nameindex())
+    entries = (
+        (int.from_bytes(key, sys.byteorder), int.from_bytes(value, sys.byteorder))
+        for key, value in loader._loaded.entries("overlay_links")
+    )
+    return {number: names[index] for number, index in entries if index in names}
 
 
 def compare_all(loader: BpfLoader, calls: int = 20) -> bool:

@@ -49,6 +49,9 @@ MODES = [
     ("cilium", "none"),
     ("cilium", "nftables"),
     ("weave", "nftables"),
+    ("flannel", "ebpf"),
+    ("calico,backend=vxlan", "ebpf"),
+    ("weave", "ebpf"),
     ("ptp", "nftables"),
 ]
 

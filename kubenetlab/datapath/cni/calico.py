@@ -65,7 +65,13 @@ from kubenetlab.api.values import ip
 from kubenetlab.datapath.cni import calico_agent, calico_bgp, calico_routes
 from kubenetlab.datapath.cni import calico_wireguard as wireguard
 from kubenetlab.datapath.cni.calico_bgp import ExternalRouter
-from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
+from kubenetlab.datapath.cni.calico_blocks import (
+    VXLAN_LINKS,
+    VXLAN_TUNNELS,
+    overlay_links,
+    own_blocks,
+    pool_of,
+)
 from kubenetlab.datapath.cni.calico_rules import nat_outgoing
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.cni.unused_options import unused_options
@@ -89,8 +95,6 @@ HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
 GATEWAY: Final = "169.254.1.1"
 """Default gateway of pods."""
 """IP version → name of the IPPool for the pod range of the cluster."""
-_VXLAN_LINKS: Final = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
-_TUNNELS: Final = {4: "vxlan", 6: "vxlan-v6"}
 _WIREGUARD_FEATURES: Final = ("wireguard", "policy routing")
 _COMPONENT: Final = "cni calico"
 _BGP_OPTIONS: Final = ("as_number", "node_to_node_mesh", "route_reflectors", "peers")
@@ -259,11 +263,17 @@ class Mode(ModeOptions, frozen=True):
         outer = encapsulations(self.port if has_vxlan else 0, has_ipip=has_ipip)
         if self.wireguard:
             outer = by_wireguard(wireguard.PORTS[family.version] for family in node.families)
-        return PodNetwork(self.mtu(node), node.cluster_cidrs, "", "cali", encapsulations=outer)
+        return PodNetwork(
+            self.mtu(node),
+            node.cluster_cidrs,
+            link_prefix="cali",
+            overlay_links=tuple(overlay_links(node)),
+            encapsulations=outer,
+        )
 
     def node(self, node: NodeView) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            if _TUNNELS[family.version] in family.tunnels:
+            if VXLAN_TUNNELS[family.version] in family.tunnels:
                 yield from self._vxlan_end(node, family)
             if "ipip" in family.tunnels:
                 yield from self._ipip_end(node, family)
@@ -321,9 +331,9 @@ class Mode(ModeOptions, frozen=True):
         )
 
     def _vxlan_end(self, node: NodeView, family: Family) -> Iterator[Object]:
-        link = _VXLAN_LINKS[family.version]
+        link = VXLAN_LINKS[family.version]
         yield vxlan_end(node, family, link, self.vni, self.port, _COMPONENT)
-        tunnel = family.tunnels[_TUNNELS[family.version]]
+        tunnel = family.tunnels[VXLAN_TUNNELS[family.version]]
         yield Address(node.netns, link, f"{tunnel}/{family.host_length}")
 
     def _ipip_end(self, node: NodeView, family: Family) -> Iterator[Object]:
@@ -336,8 +346,8 @@ class Mode(ModeOptions, frozen=True):
 
         is_on_link: True if the other node is on the same subnet, so that it can be a gateway.
         """
-        link = _VXLAN_LINKS[peer.version]
-        tunnel = peer.tunnels.get(_TUNNELS[peer.version])
+        link = VXLAN_LINKS[peer.version]
+        tunnel = peer.tunnels.get(VXLAN_TUNNELS[peer.version])
         if tunnel is not None:
             yield from vxlan_peer(node, link, peer, tunnel)
         for block in peer.ranges:

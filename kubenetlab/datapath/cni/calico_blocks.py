@@ -1,12 +1,32 @@
-"""Blocks of pod addresses in the CNI mode calico, and the pools to which they belong."""
+"""Blocks of pod addresses in the CNI mode calico, their pools, and the tunnels between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.cni import calico_wireguard as wireguard
+from kubenetlab.datapath.modes import OverlayLink
 from kubenetlab.datapath.view import Family, NodeView
+from kubenetlab.hoststate.links import ipip
+
+VXLAN_LINKS: Final = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
+VXLAN_TUNNELS: Final = {4: "vxlan", 6: "vxlan-v6"}
+"""IP version → kind of the tunnels whose ends have addresses from blocks."""
+
+
+def overlay_links(node: NodeView) -> Iterator[OverlayLink]:
+    """Yield a node's ends of tunnels that have an address from a block."""
+    for family in node.families:
+        version, own = family.version, family.tunnels
+        if address := own.get(VXLAN_TUNNELS[version]):
+            yield OverlayLink(VXLAN_LINKS[version], (address,))
+        if address := own.get("ipip"):
+            yield OverlayLink(ipip.FALLBACK_NAME, (address,), is_bare=True)
+        if address := own.get(wireguard.kind(version)):
+            yield OverlayLink(wireguard.LINKS[version], (address,), is_bare=True)
 
 
 def own_blocks(node: NodeView, owner: Family, *, is_encapsulated: bool) -> Iterator[str]:

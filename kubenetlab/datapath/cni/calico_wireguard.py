@@ -46,7 +46,7 @@ def tunnels(node: NodeView, index: int, component: str) -> Iterator[Object]:
     alias = names.link_alias(component, f"tunnels of {node.name}")
     keys = _keys(node, node.name, version)
     yield Wireguard(node.netns, link, mtu(node, version), alias)
-    if (address := family.tunnels.get(_kind(version))) is not None:
+    if (address := family.tunnels.get(kind(version))) is not None:
         yield Address(node.netns, link, f"{address}/{family.host_length}")
     yield WireguardDevice(node.netns, link, keys.public, keys.private, PORTS[version], MARK)
     for block in family.ranges:
@@ -70,5 +70,6 @@ def _keys(node: NodeView, owner: str, version: int) -> KeyPair:
     return node_keys(node.seed, owner if version == 4 else f"{owner} for IPv6")
 
 
-def _kind(version: int) -> str:
+def kind(version: int) -> str:
+    """Return the kind of the tunnels of one IP version, by which IPAM knows their addresses."""
     return WIREGUARD if version == 4 else f"{WIREGUARD}-v6"

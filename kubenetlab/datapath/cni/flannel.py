@@ -64,7 +64,7 @@ from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.cni.unused_options import unused_options
 from kubenetlab.datapath.encapsulation import Encapsulation, by_wireguard, encapsulations
-from kubenetlab.datapath.modes import Needs
+from kubenetlab.datapath.modes import Needs, OverlayLink
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
@@ -201,6 +201,12 @@ class Mode(PodsOnBridge, frozen=True):
         if self.backend == "ipip":
             return encapsulations(has_ipip=True)
         return encapsulations(0 if self._is_routed else self.port)
+
+    def overlay_links(self, node: NodeView) -> Iterator[OverlayLink]:
+        for family in () if self._is_routed else node.families:
+            is_encrypted = self.backend == "wireguard"
+            link = _WIREGUARD_LINKS[family.version] if is_encrypted else self._link(family)
+            yield OverlayLink(link, (_tunnel_address(family),), is_bare=self.backend != "vxlan")
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)

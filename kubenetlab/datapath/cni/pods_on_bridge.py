@@ -11,7 +11,7 @@ from kubenetlab import names
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.encapsulation import Encapsulation
-from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, PodNetwork
+from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, OverlayLink, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
@@ -92,12 +92,17 @@ class PodsOnBridge(ModeOptions, frozen=True):
         """Outer headers of packets between nodes; empty if the mode has no tunnels."""
         return ()
 
+    def overlay_links(self, node: NodeView) -> Iterator[OverlayLink]:
+        """Yield the links by which packets to pods of other nodes leave, except the uplink."""
+        return iter(())
+
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(
             self.mtu(node),
             node.cluster_cidrs,
             self.bridge,
             self.link_prefix,
+            overlay_links=tuple(self.overlay_links(node)),
             encapsulations=self.encapsulations,
         )
 

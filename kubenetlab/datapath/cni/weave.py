@@ -56,6 +56,7 @@ from kubenetlab.datapath.modes import (
     ModeOptions,
     Needs,
     Neighbors,
+    OverlayLink,
     PodNetwork,
 )
 from kubenetlab.datapath.network import esp
@@ -155,8 +156,15 @@ class Mode(ModeOptions, frozen=True):
 
     def network(self, node: NodeView) -> PodNetwork:
         outer = Encapsulation("udp", self.port, "esp" if self.password_secret else "")
+        gateways = (_gateway(node, index) for index in range(len(node.families)))
+        own = tuple(gateway for gateway in gateways if gateway)
         return PodNetwork(
-            self._mtu(node), node.cluster_cidrs, _BRIDGE_LINK, "vethwepl", encapsulations=(outer,)
+            self._mtu(node),
+            node.cluster_cidrs,
+            _BRIDGE_LINK,
+            "vethwepl",
+            overlay_links=(OverlayLink(self._tunnel_link, own, _BRIDGE_LINK),),
+            encapsulations=(outer,),
         )
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
@@ -206,9 +214,13 @@ class Mode(ModeOptions, frozen=True):
         yield from link_local(node.netns, _BRIDGE_LINK, mac, has_ipv6=node.has_ipv6)
         yield from self._tunnels(node)
 
+    @property
+    def _tunnel_link(self) -> str:
+        return f"vxlan-{self.port}"
+
     def _tunnels(self, node: NodeView) -> Iterator[Object]:
         """Yield the link to all other nodes, which sends broadcasts to each of them."""
-        family, link = node.families[0], f"vxlan-{self.port}"
+        family, link = node.families[0], self._tunnel_link
         end = vxlan_end(node, family, link, _VNI, self.port, _COMPONENT)
         yield structs.replace(end, mtu=self._mtu(node), is_learning=True, master=_BRIDGE_LINK)
         if self.password_secret and not node.password.reveal:

@@ -18,7 +18,14 @@ from kubenetlab.datapath.modes.families import (
     proxy_mode,
     try_load,
 )
-from kubenetlab.datapath.modes.options import LabSize, ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.modes.options import (
+    LabSize,
+    ModeOptions,
+    Needs,
+    Neighbors,
+    OverlayLink,
+    PodNetwork,
+)
 
 __all__ = [
     "CNI",
@@ -28,6 +35,7 @@ __all__ = [
     "ModeOptions",
     "Needs",
     "Neighbors",
+    "OverlayLink",
     "PodNetwork",
     "PolicyEngine",
     "ServiceProxy",

@@ -58,6 +58,18 @@ class LabSize(Struct, frozen=True):
     """True if the kernel passes packets between ports of a bridge to its packet filter."""
 
 
+class OverlayLink(Struct, frozen=True):
+    """A link of a node by which packets to pods of other nodes leave, in place of the uplink."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    """Own addresses of the node on the link; masqueraded packets that leave by it have them."""
+    bridge: str = ""
+    """Bridge of which the link is a port, which then has the addresses and the routes to pods."""
+    is_bare: bool = False
+    """True if packets on the link have no Ethernet header."""
+
+
 class PodNetwork(Struct, frozen=True):
     """Properties of a CNI mode that other layers need."""
 
@@ -72,6 +84,8 @@ class PodNetwork(Struct, frozen=True):
     """True if the lab makes the rules for host ports, as the plugin portmap does."""
     tunnels: tuple[str, ...] = ()
     """Links on each node by which packets between pods of different nodes leave a BPF program."""
+    overlay_links: tuple[OverlayLink, ...] = ()
+    """Links by which packets to pods of other nodes leave their node, in place of the uplink."""
     encapsulations: tuple[Encapsulation, ...] = ()
     """Outer headers of packets between pods of different nodes; empty without tunnels."""
 

@@ -4,9 +4,13 @@
                  ├ cbr0, routes, rules: see client and endpoint   ┤         outside
     pod ── veth1 ┘ going (egress): endpoint → Service; masquerade └ lo
 
-The programs `coming` and `going` are attached to the pods' links and to eth0 of the node, `going`
-also to lo. Connection tracking and the rules of other components see client and endpoint, never the
-Service address.
+The programs `coming` and `going` are attached to the pods' links, to eth0 of the node and to links
+between nodes, such as flannel.1, vxlan.calico and tunl0; `going` also to lo. Connection tracking
+and the rules of other components see client and endpoint, never the Service address.
+
+Masqueraded packets, and packets of the node itself, have the node's address on the link by which
+they leave for another node: its own address on eth0, that of the tunnel on a tunnel. So answers
+take the same way back, and tunnels that check sources (WireGuard) accept the packets.
 
 BPF maps hold Services, endpoints and flows. A Service is found by one hash lookup, and a change
 updates only its own entries. SCTP is not supported: its ports are refused.
@@ -78,7 +82,13 @@ class Mode(LocalTrafficOptions, frozen=True):
         # Connections of the node to itself through a Service arrive on lo from the node's address.
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
-        yield BpfPrograms(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
+        # The programs expect links without Ethernet headers first.
+        overlays = sorted(network.overlay_links, key=lambda each: not each.is_bare)
+        bare_count = sum(each.is_bare for each in overlays)
+        ranges = tuple(self._ranges(node, network))
+        yield BpfPrograms(node.netns, ranges, NODE_UPLINK, len(overlays), bare_count)
+        for number, each in enumerate(overlays):
+            yield bpf.OverlayLink(node.netns, number, each.name, each.addresses, each.bridge)
         for link in network.tunnels:
             yield PodLink(node.netns, link)
         for family in (

@@ -24,6 +24,8 @@ SLOT = struct.Struct("=8sII")
 ENDPOINT = struct.Struct("=16s2s6x")
 SOURCE_KEY = struct.Struct("=I8s16s")
 HOME_KEY = struct.Struct("=I16s")
+OVERLAY_KEY = struct.Struct("=I")
+OVERLAY = struct.Struct("=16s16s")
 AT_ADDRESS, AT_NODE = 0, 1
 IS_OUTSIDE, IS_LOCAL, IS_FENCED, IS_HIDING, IS_DIRECT = 1, 2, 4, 8, 16
 UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
@@ -60,6 +62,8 @@ def describe_entry(
         case "homes":
             length, address = HOME_KEY.unpack(key)
             return f"home of {as_cidr(address, length)}: {as_address(value)}"
+        case "overlays":
+            return f"overlay link {OVERLAY_KEY.unpack(key)[0]}: {describe_own_addresses(value)}"
         case "endpoints":
             list_id, index, _ = SLOT.unpack(key)
             address, port = ENDPOINT.unpack(value)
@@ -69,6 +73,12 @@ def describe_entry(
             length, list_id, address = SOURCE_KEY.unpack(key)
             return f"source {list_id.hex()}: {as_cidr(address, length - 64)}"
     return f"{name} {key.hex()} {value.hex()}"
+
+
+def describe_own_addresses(value: bytes) -> str:
+    """Return the node's addresses on an overlay link as text."""
+    own = [str(as_address(address)) for address in OVERLAY.unpack(value) if any(address)]
+    return f"own {', '.join(own)}" if own else "without own address"
 
 
 def packed_id(name: str) -> bytes:
@@ -96,8 +106,9 @@ def packed_prefix(cidr: str) -> tuple[int, bytes]:
     )
 
 
-IS_DETECTING: Final = struct.Struct("=I")
-"""Last field of the settings: 1 if local traffic is detected, else 0."""
+SETTINGS_COUNTS: Final = struct.Struct("=III")
+"""Last fields of the settings: 1 if local traffic is detected, else 0; number of overlay links, and
+of those without Ethernet headers."""
 
 
 def packed_range(cidr: str) -> bytes:

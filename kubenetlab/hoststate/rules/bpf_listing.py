@@ -21,10 +21,12 @@ from kubenetlab.hoststate.rules.bpf_entries import (
     IS_HIDING,
     IS_LOCAL,
     IS_OUTSIDE,
+    OVERLAY_KEY,
     SLOT,
     SOURCE_KEY,
     as_address,
     as_cidr,
+    describe_own_addresses,
     protocol_name,
 )
 from kubenetlab.hoststate.rules.bpf_programs import ProgramSet
@@ -188,6 +190,10 @@ def _describe_range(packed: bytes) -> str:
     return f"{as_address(first)} mask {mask:#x}"
 
 
+def _describe_overlay(key: bytes, value: bytes, ids: Ids) -> str:
+    return f"link {OVERLAY_KEY.unpack(key)[0]} with {describe_own_addresses(value)}"
+
+
 def _describe_node_port_address(key: bytes, value: bytes, ids: Ids) -> str:
     return f"node ports at {as_address(key)}" if value == _TRUE else ""
 
@@ -252,6 +258,7 @@ def _name_of(id_: bytes, ids: Ids) -> str:
 
 _DESCRIBERS: Final = {
     "settings": _describe_settings,
+    "overlays": _describe_overlay,
     "doors": _describe_node_port_address,
     "homes": _describe_remote_range,
     "fronts": _describe_frontend,

@@ -18,13 +18,15 @@ from kubenetlab.hoststate.rules.bpf_entries import (
     FRONT,
     FRONT_KEY,
     HOME_KEY,
-    IS_DETECTING,
     IS_DIRECT,
     IS_FENCED,
     IS_HIDING,
     IS_LOCAL,
     IS_OUTSIDE,
+    OVERLAY,
+    OVERLAY_KEY,
     PROTOCOLS,
+    SETTINGS_COUNTS,
     SLOT,
     SOURCE_KEY,
     UNSPECIFIED,
@@ -96,6 +98,10 @@ class BpfPrograms(BpfObject, frozen=True):
 
     ranges: tuple[FamilyConfig, ...]
     uplink: str
+    overlay_count: int = 0
+    """Number of `OverlayLink` objects of the node."""
+    bare_count: int = 0
+    """Number of those without Ethernet headers."""
 
     @property
     def key(self) -> Key:
@@ -119,7 +125,12 @@ class BpfPrograms(BpfObject, frozen=True):
         value += b"".join(packed_range(cidr) for ranges in range_groups for cidr in ranges)
         yield (
             ("settings", bytes(4)),
-            value + IS_DETECTING.pack(any(config.local_cidr is not None for config in both)),
+            value
+            + SETTINGS_COUNTS.pack(
+                any(config.local_cidr is not None for config in both),
+                self.overlay_count,
+                self.bare_count,
+            ),
         )
         for address in (
             address for config in self.ranges for address in config.node_port_addresses
@@ -150,6 +161,44 @@ class PodLink(BpfObject, frozen=True):
 
     def __str__(self) -> str:
         return f"bpf programs {COMING} and {GOING} on {self.link}"
+
+
+class OverlayLink(BpfObject, frozen=True):
+    """A link to pods of other nodes in addition to the uplink, to which the programs are attached.
+
+    Masqueraded packets to endpoints behind it have the node's own address on it as source.
+    """
+
+    rank = 105
+
+    number: int
+    """Number from 0 on; links without Ethernet headers have the first numbers."""
+    link: str
+    addresses: tuple[str, ...]
+    """Own addresses of the node on the link, at most one for each family."""
+    bridge: str = ""
+    """Bridge of which the link is a port, which then has the addresses and the routes to pods."""
+
+    @property
+    def key(self) -> Key:
+        return ("OverlayLink", str(self.number))
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.link,)
+
+    @property
+    def link_entries(self) -> Mapping[str, Entry]:
+        return {self.bridge or self.link: ("overlay_links", OVERLAY_KEY.pack(self.number))}
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        own = {ip_address(address).version: packed_address(address) for address in self.addresses}
+        value = OVERLAY.pack(*(own.get(version, b"") for version in (4, 6)))
+        yield ("overlays", OVERLAY_KEY.pack(self.number)), value
+
+    def __str__(self) -> str:
+        own = f", own {', '.join(self.addresses)}" if self.addresses else ""
+        return f"bpf programs {COMING} and {GOING} on {self.link}{own}"
 
 
 class RemoteRange(BpfObject, frozen=True):
@@ -301,7 +350,16 @@ class Frontend(BpfObject, frozen=True):
         return f"bpf front {place} of {self.service}: {policy} {count}"
 
 
-Bpf = BpfPrograms | PodLink | RemoteRange | BpfEndpoints | AllowedSource | ClusterIp | Frontend
+Bpf = (
+    BpfPrograms
+    | PodLink
+    | OverlayLink
+    | RemoteRange
+    | BpfEndpoints
+    | AllowedSource
+    | ClusterIp
+    | Frontend
+)
 
 
 def endpoints(service: str, policy: str, chosen: Sequence[tuple[str, int]]) -> BpfEndpoints:

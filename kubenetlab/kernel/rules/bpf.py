@@ -241,7 +241,8 @@ class BpfLoader:
         if self._existing is not None and self._existing.get(name) != index:
             self._forget_link(index)  # it may have had another name
             self._existing[name] = index
-        return name in self._desired_links and self._attached.get(name) != index
+        is_referred_to = name in self._link_entries
+        return (name in self._desired_links or is_referred_to) and self._attached.get(name) != index
 
     def _forget_link(self, index: int) -> None:
         """Forget a link that does not exist any more."""
@@ -274,7 +275,8 @@ class BpfLoader:
                 for key in loaded.keys(name):
                     yield key in desired.get(name, {})
             for link, (name, link_key) in tuple(self._link_entries.items()):
-                if (index := self._attached.get(link)) is not None:
+                links = self._attached if link in self._desired_links else self._existing or {}
+                if (index := links.get(link)) is not None:
                     yield loaded.value(name, bytes.fromhex(link_key)) == LINK_INDEX.pack(index)
             after_s = CHECK_INTERVAL_S
 
@@ -333,6 +335,9 @@ class BpfLoader:
             if link not in refusals:
                 self._attached[link] = index
                 self._set_link_entry(link, index)
+        for link in self._link_entries.keys() - self._desired_links:
+            if link in links:
+                self._set_link_entry(link, links[link])
         for link, refusal in refusals.items() if is_strict else ():
             raise OSError(f"{link}: {refusal}")
 

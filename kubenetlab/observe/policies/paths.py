@@ -37,8 +37,10 @@ Protocol = Literal["ICMP", "TCP", "UDP", "SCTP"]
 _MASQUERADING: Final = frozenset(("nftables", "iptables", "ipvs"))
 """kube-proxy modes that masquerade traffic of pods to external addresses of Services.
 
-The programs of mode ebpf may translate at the client's socket, where nothing is masqueraded.
+The programs of mode ebpf leave some of it as it is, with direct server return.
 """
+_BY_LINK: Final = _MASQUERADING | {"ebpf"}
+"""kube-proxy modes in which masqueraded packets have an address of the link by which they leave."""
 
 
 class Hop(Struct, frozen=True):
@@ -255,16 +257,16 @@ class Paths:
     def _node_parties(self) -> Mapping[tuple[str, bool], tuple[Party, ...]]:
         """(node, True for IPv6) → the node with each address that it may use towards pods.
 
-        Programs that translate at a socket let it keep the address that the node has chosen for the
+        Programs of a CNI mode may let a socket keep the address that the node has chosen for the
         Service's address.
         """
-        is_netfilter = self._seen["kube_proxy_mode"] in _MASQUERADING
+        is_by_link = self._seen["kube_proxy_mode"] in _BY_LINK
         return {
             (node["name"], is_ipv6): tuple(
                 Party(address, node=node["name"])
                 for address in dict.fromkeys(
                     (
-                        *(() if is_netfilter and node["pod_sources"] else node["addresses"]),
+                        *(() if is_by_link and node["pod_sources"] else node["addresses"]),
                         *node["pod_sources"],
                     )
                 )
