@@ -81,6 +81,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/": COMMANDS,
     "kubenetlab/cli/__init__": ("search_path",),
     "kubenetlab/cli/labs/compare": ("compare",),
+    "kubenetlab/cli/labs/up": ("changes", "policy_changes"),
     "kubenetlab/cli/labs/temporary_lab": ("compare",),
     "kubenetlab/observe/comparison/": ("compare",),
     "kubenetlab/cli/probing/check": ("verdicts", "check_options", "output_schemas"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -152,3 +153,44 @@ def test_a_change_is_in_force_soon_after_the_reply_of_the_api(
     returned_at = time.monotonic()
     go_on(streams, AFTER_S + IN_FORCE_WITHIN_S)
     assert_denied(streams, returned_at, IN_FORCE_WITHIN_S)
+
+
+REMAINING = "in the lab, but not in these manifests"
+POLICIES = {
+    "shop.yaml": (
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, "
+        "metadata: {name: quiet, namespace: shop}, spec: {podSelector: {}}}\n---\n"
+        "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n"
+    ),
+    "all.yaml": (
+        "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, "
+        "metadata: {name: ops}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}}\n"
+    ),
+}
+
+
+def test_up_names_policies_that_its_manifests_lack(lab: Lab, tmp_path: Path) -> None:
+    """The command in the note deletes the policy. Other uses of `up` and `apply` say nothing."""
+    (tmp_path / "lab.yaml").write_text(WEB)
+    for name, text in POLICIES.items():
+        (tmp_path / name).write_text(text)
+    folder, policy = str(tmp_path), tmp_path / "all.yaml"
+    lab.run("up", "-f", folder)
+    assert REMAINING not in lab.run("up", "-f", folder).err
+    for words in (("up", "-f", str(policy)), ("apply", "-f", folder), ("up", "--drift", "keep")):
+        assert REMAINING not in lab.run(*words).err
+    (tmp_path / "shop.yaml").unlink()
+    note = lab.run("up", "-f", folder).err
+    assert f"note: {REMAINING}: NetworkPolicy shop/quiet; to delete it: kubenetlab delete " in note
+    policy.unlink()
+    several = lab.run("up", "-f", folder).err
+    assert (
+        f"{REMAINING}: NetworkPolicy shop/quiet, ClusterNetworkPolicy ops; to delete the first: "
+        in several
+    )
+    for _ in POLICIES:
+        (line,) = [line for line in note.splitlines() if REMAINING in line]
+        command = line.rpartition("kubenetlab ")[2].split(" --lab ")[0]
+        lab.run(*command.split())
+        note = lab.run("up", "-f", folder).err
+    assert REMAINING not in note

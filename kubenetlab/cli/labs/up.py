@@ -31,6 +31,7 @@ from kubenetlab.cli.input.options import (
 from kubenetlab.cli.labs.admission import raise_errors, report_reply, warn_of_bootstrap
 from kubenetlab.cli.labs.diagnostics import (
     AllowUndeclared,
+    abbreviate,
     print_diagnostics,
     raise_misconfigurations,
 )
@@ -89,7 +90,8 @@ def up(
     )
     warn(manifests)
     strictness = Strictness(strict, allow_undeclared)
-    if not (rundir.is_alive(name) and _applied(name, manifests, strictness)):
+    is_complete = bool(files) and _describes_more_than_policies(manifests)
+    if not (rundir.is_alive(name) and _applied(name, manifests, strictness, is_complete)):
         _create(name, manifests, keep, strictness)
     _link_up(name, manifests)
     entries = manifests.all_entries
@@ -217,8 +219,17 @@ _SHOWN_PODS = 20
 """Maximum number of pods that are named when they get new sandboxes."""
 
 
-def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
+def _describes_more_than_policies(manifests: Manifests) -> bool:
+    """Return True for manifests of a lab as a whole, and not for a few policies, or its modes."""
+    from kubenetlab.api.kinds import POLICY_KINDS
+
+    return any(not isinstance(entry.object, POLICY_KINDS) for entry in manifests.entries)
+
+
+def _applied(name: str, manifests: Manifests, strictness: Strictness, is_complete: bool) -> bool:
     """Apply manifests to a running lab; return False if the lab ended meanwhile.
+
+    is_complete: the manifests describe the lab as a whole: name the policies that they lack.
 
     A lab whose `up` was killed ends a moment later.
     """
@@ -227,7 +238,7 @@ def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
     from kubenetlab.lab.client import Client
 
     try:
-        _apply(Client(name), manifests, strictness)
+        _apply(Client(name), manifests, strictness, is_complete=is_complete)
     except LabError:
         if rundir.is_alive(name):
             raise
@@ -235,9 +246,11 @@ def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
     return True
 
 
-def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None:
+def _apply(
+    client: Client, manifests: Manifests, strictness: Strictness, *, is_complete: bool = False
+) -> None:
     announcement = _describe_cni_change(client, manifests) if manifests.config is not None else ""
-    documents = _documents(manifests, strictness)
+    documents = {**_documents(manifests, strictness), "is_complete": is_complete}
     if announcement:  # before anything changes, but not for a mode that the lab refuses
         _post(client, manifests, {**documents, "dry_run": True})
         echo(announcement)
@@ -250,6 +263,19 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
     for reason in answer.get("notes", ()):
         note(f"{paint('note:', WARNING)} {reason}")
+    if remaining := answer.get("remaining", ()):
+        note(f"{paint('note:', WARNING)} {_describe_remaining(remaining, client.lab)}")
+
+
+def _describe_remaining(policies: Sequence[JsonObject], lab: str) -> str:
+    """Return the policies of a lab that its manifests lack, and the command that deletes one."""
+    first = policies[0]
+    command = f"kubenetlab delete {first['kind'].lower()} {first['name']}"
+    command += f" -n {first['namespace']}" if first["namespace"] else ""
+    command += f" --lab {lab}" if name_if_ambiguous(lab) else ""
+    titles = abbreviate([policy["title"] for policy in policies])
+    which = "it" if len(policies) == 1 else "the first"
+    return f"in the lab, but not in these manifests: {titles}; to delete {which}: {command}"
 
 
 def _post(client: Client, manifests: Manifests, documents: JsonObject) -> JsonObject:

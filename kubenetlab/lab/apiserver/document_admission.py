@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.api.kinds import writable
+from kubenetlab.api.kinds import POLICY_KINDS, writable
 from kubenetlab.api.manifests.objects import decode_object, shape_findings
 from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.api.text.decode import Finding
@@ -36,6 +36,8 @@ class DocumentsBody(Struct):
     """True if `plan` returns a shell script as well."""
     dry_run: bool = False
     """True if `apply` only checks the documents and changes nothing."""
+    is_complete: bool = False
+    """True if the documents describe a lab as a whole: `apply` names the policies they lack."""
 
 
 def admit_documents(
@@ -127,6 +129,25 @@ def render_admission(admission: AdmissionResult) -> JsonObject:
         "findings": render_findings(admission.findings),
         "namespaces": list(admission.made_namespaces),
     }
+
+
+def remaining_policies(admission: AdmissionResult) -> list[JsonObject]:
+    """Return title, kind, namespace and name of the policies that are not among the documents.
+
+    The namespace of objects of the whole cluster is empty.
+    """
+    applied = {outcome.title for outcome in admission.outcomes}
+    return [
+        {
+            "title": policy.title,
+            "kind": kind.kind,
+            "namespace": policy.namespace if kind.is_namespaced else "",
+            "name": policy.name,
+        }
+        for kind in POLICY_KINDS
+        for policy in admission.cluster.all(kind)
+        if policy.title not in applied
+    ]
 
 
 def new_decisions(before: Cluster, after: Cluster) -> list[str]:

@@ -1,7 +1,8 @@
 """The lab's own group of the API: apply, break, settled, inspect, enter, plan, diff.
 
 POST apply    {documents: […], sources: [{file, line}]} → outcomes, findings, diagnostics, notes,
-                                        or unmet requirements of the documents
+                                        or unmet requirements of the documents; with `is_complete`
+                                        also `remaining`, the policies that they lack
 POST plan     {documents: […]}        → planned changes; with `script` the lab as a shell script
 POST delete   {keys: […]}             → removed documents of kinds that the lab does not model
 POST break    {fault: …, options: …}  → the new Fault object; deleting it ends the fault
@@ -53,6 +54,7 @@ from kubenetlab.lab.apiserver.document_admission import (
     admit_documents,
     new_decisions,
     refusing_diagnostics,
+    remaining_policies,
     render_admission,
     render_findings,
     unmet_findings,
@@ -163,7 +165,9 @@ class LabApi:
                 agent.replace(cluster, states)
         if not body.dry_run:
             agent.wake(check=True)
-        return json_response({**render_admission(admission), "diagnostics": [], "notes": notes})
+        remaining = remaining_policies(admission) if body.is_complete else []
+        reply = {"diagnostics": [], "notes": notes, "remaining": remaining}
+        return json_response({**render_admission(admission), **reply})
 
     async def _plan(self, request: Request) -> Answer:
         """Answer with the changes that applying some documents would make at once.
