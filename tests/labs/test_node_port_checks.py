@@ -64,6 +64,8 @@ MODES = [
     ("bridge", "nftables,detectLocalMode=none", "nftables"),
     ("bridge", "ipvs", "iptables"),
     ("flannel", "nftables", "iptables"),
+    ("flannel", "ebpf", "nftables"),
+    ("weave", "ebpf,dsr=true", "iptables"),
     ("calico", "iptables", "nftables"),
     ("cilium", "none", "ebpf"),
 ]
