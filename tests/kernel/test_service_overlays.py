@@ -26,8 +26,11 @@ from tests.kernel.frames import (
     TCP,
     UDP,
     Packet,
+    fragments,
     frame,
+    has_valid_checksum,
     parse_frame,
+    reassemble,
     tcp,
     udp,
     unreachable,
@@ -189,6 +192,28 @@ def test_the_node_is_a_client_with_its_address_on_the_overlay(version: int, is_b
             assert (source, target) == (node.own, [addresses.pods[2], 8080])
             node.overlay.send(reply_to(arrived))
             assert client.recv(100) == b"hello"
+
+
+@BOTH
+@VERSIONS
+def test_fragments_pass_in_both_directions(version: int, is_bare: bool) -> None:
+    """Only the first fragment has ports. The node may reassemble and fragment packets."""
+    with world(version, is_bare=is_bare) as node:
+        addresses = node.addresses
+        node.serve((addresses.pods[2], 8080), protocol="UDP")
+        request = udp((addresses.outside, 40000), (addresses.node, NODE_PORT), b"x" * 2000)
+        for part in fragments(request, 1208):
+            node.uplink.send(part)
+        arrived = reassemble(node.overlay.receive(), node.overlay.receive())
+        source, _, *target = arrived.four_tuple
+        assert (source, target, len(arrived.data)) == (node.own, [addresses.pods[2], 8080], 2008)
+        source, port, destination, own_port = arrived.four_tuple
+        reply = udp((destination, own_port), (source, port), b"y" * 2000)
+        for part in fragments(reply, 1208):
+            node.overlay.send(part)
+        answer = reassemble(node.uplink.receive(), node.uplink.receive())
+        assert answer.four_tuple == (addresses.node, NODE_PORT, addresses.outside, 40000)
+        assert has_valid_checksum(answer)
 
 
 @BOTH
