@@ -181,6 +181,7 @@ static __noinline const struct address *overlay_address(struct __sk_buff *skb, c
 	struct bpf_fib_lookup *route = &work->route;
 	set_route(route, skb, is_ipv6, source, endpoint);
 	route->ifindex = LOOPBACK;
+	route->tot_len = 1; /* 0 would compare the packet with the MTU; the node may still fragment it */
 	int found = bpf_fib_lookup(skb, route, sizeof *route, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;

@@ -217,6 +217,20 @@ def test_fragments_pass_in_both_directions(version: int, is_bare: bool) -> None:
 
 
 @BOTH
+def test_packets_are_fragmented_for_the_overlay(*, is_bare: bool) -> None:
+    """The first packet of a flow may be larger than the MTU of the link."""
+    with world(4, is_bare=is_bare) as node:
+        addresses = node.addresses
+        node.serve((addresses.pods[2], 8080), protocol="UDP")
+        ip("link set overlay0 mtu 1280")
+        request = udp((addresses.outside, 40000), (addresses.node, NODE_PORT), b"x" * 1400)
+        node.uplink.send(request)
+        first, later = node.overlay.receive(), node.overlay.receive()
+        assert (first.source, first.destination) == (node.own, addresses.pods[2])
+        assert (later.source, later.destination) == (node.own, addresses.pods[2])
+
+
+@BOTH
 @VERSIONS
 def test_connections_by_the_overlay_are_refused_by_it(version: int, is_bare: bool) -> None:
     """A Service without endpoints answers a pod of another node with a reset."""

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.vm
     [
         ("{type: flannel, backend: wireguard}", "dual"),
         ("{type: flannel, backend: ipip}", "ipv4"),
-        ("{type: calico, wireguard: true}", "dual"),
         ("{type: calico, backend: ipip}", "dual"),
         ("flannel", "dual"),
     ],
