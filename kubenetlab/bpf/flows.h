@@ -22,6 +22,8 @@ __noinline int reserve(int first)
 	for (int i = 0; i < ATTEMPTS; i++) {
 		int is_first = i == 0 && first;
 		key->destination_port = is_first ? first : bpf_htons(FIRST_PORT + bpf_get_prandom_u32() % PORTS);
+		if (!is_first && key->destination_port == key->source_port)
+			continue; /* an endpoint that is its own client could not tell requests from replies */
 		struct flow *taken = bpf_map_lookup_elem(&flows, key);
 		if (taken && is_first && is_same(&taken->source, &flow->source) && taken->source_port == flow->source_port)
 			break;

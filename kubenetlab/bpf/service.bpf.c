@@ -133,12 +133,36 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 	return open_flow(skb, known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
 }
 
+/* Give a packet that leaves the node untranslated another source port if its replies would be taken
+ * for those of a flow: connection tracking, which masquerades packets, too, does not know the ports
+ * that `reserve` has given away. */
+__noinline int keep_apart(struct __sk_buff *skb, const struct settings *known)
+{
+	struct work *work = at_hand();
+	if (!work || !known)
+		return -1;
+	const struct tuple *asked = &work->packet.tuple;
+	__u16 port = bpf_ntohs(asked->source_port);
+	if (port < FIRST_PORT || port >= FIRST_PORT + PORTS || !has_ports(asked) || is_underway(&work->packet))
+		return CONTINUE;
+	struct tuple *key = &work->key;
+	struct flow *flow = &work->flow, *other = &work->other;
+	set_key(key, &asked->destination, asked->destination_port, &asked->source, asked->source_port, asked->protocol, COMING);
+	const struct flow *taken = bpf_map_lookup_elem(&flows, key);
+	if (!taken || taken->flags & (IS_SERVICE | IS_APART))
+		return CONTINUE;
+	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, 0);
+	set_flow(flow, &asked->source, reserve(0), &asked->destination, asked->destination_port, IS_APART);
+	*key = *asked;
+	return bpf_map_update_elem(&flows, key, flow, BPF_ANY) ? TC_ACT_SHOT : translate(skb, work, known, flow);
+}
+
 /* Handle an untranslated packet that leaves the node: reset an unknown connection to a cluster
  * IP. */
-static __always_inline int end_lost(struct __sk_buff *skb, struct work *work, const struct settings *known)
+static __always_inline int pass_out(struct __sk_buff *skb, struct work *work, const struct settings *known)
 {
 	int is_lost = is_underway(&work->packet) && is_within(&work->packet.tuple.destination, &known->services[work->packet.is_ipv6 != 0]);
-	return is_lost ? refuse(skb, known) : CONTINUE;
+	return is_lost ? refuse(skb, known) : keep_apart(skb, known);
 }
 
 static __always_inline int look_at(struct __sk_buff *skb, int stage)
@@ -165,7 +189,7 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 		flow = 0;
 	}
 	if (!flow)
-		return stage == COMING || is_from_node ? begin(skb, known, is_from_node) : end_lost(skb, work, known);
+		return stage == COMING || is_from_node ? begin(skb, known, is_from_node) : pass_out(skb, work, known);
 	return follow(skb, work, known, flow);
 }
 

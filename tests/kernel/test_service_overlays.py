@@ -139,6 +139,15 @@ def ip(words: str) -> None:
     subprocess.run(["ip", *family, *words.split()], check=True)
 
 
+def masquerade(version: int, protocol: str, port: int) -> None:
+    """Masquerade what leaves by the overlay, always with the same port."""
+    family = "ip" if version == 4 else "ip6"
+    rule = f'oifname "overlay0" meta l4proto {protocol.lower()} masquerade to :{port}'
+    chain = f"type nat hook postrouting priority srcnat; {rule};"
+    text = f"table {family} test {{ chain postrouting {{ {chain} }}; }}"
+    subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+
+
 @contextmanager
 def world(version: int, *, is_bare: bool) -> Iterator[World]:
     require_libbpf()
@@ -173,6 +182,43 @@ def test_clients_outside_are_masqueraded_on_the_overlay(
             node.overlay.send(reply_to(arrived))
             expected = (addresses.node, NODE_PORT, addresses.outside, port)
             assert node.uplink.receive().four_tuple == expected
+
+
+@BOTH
+@VERSIONS
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_connection_tracking_gives_a_connection_the_port_of_a_flow(
+    version: int, is_bare: bool, protocol: str
+) -> None:
+    """The programs and connection tracking do not know each other's ports: both get their replies.
+
+    CNI plugins masquerade what clients outside send to addresses of pods.
+    """
+    with world(version, is_bare=is_bare) as node:
+        addresses, make = node.addresses, tcp if protocol == "TCP" else udp
+        endpoint = (addresses.pods[2], 8080)
+        node.serve(endpoint, protocol=protocol)
+        node.uplink.send(make((addresses.outside, 40000), (addresses.node, NODE_PORT)))
+        translated = node.overlay.receive()
+        taken = translated.four_tuple[1]
+        masquerade(version, protocol, taken)
+        ports = set()
+        for _ in range(2):  # the second packet follows the first
+            node.uplink.send(make((addresses.outside, 40001), endpoint))
+            arrived = node.overlay.receive()
+            source, port, *target = arrived.four_tuple
+            assert (source, target) == (node.own, list(endpoint))
+            assert has_valid_checksum(arrived)
+            ports.add(port)
+        assert len(ports) == 1
+        assert taken not in ports
+        node.overlay.send(reply_to(arrived))
+        reply = node.uplink.receive()
+        assert reply.four_tuple == (*endpoint, addresses.outside, 40001)
+        assert has_valid_checksum(reply)
+        node.overlay.send(reply_to(translated))
+        expected = (addresses.node, NODE_PORT, addresses.outside, 40000)
+        assert node.uplink.receive().four_tuple == expected
 
 
 @BOTH
